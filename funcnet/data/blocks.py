@@ -1,0 +1,124 @@
+"""What a chunk of steps reads: whole arrays on the device, or a block of successive batches."""
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, TypeAlias, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from funcnet import errors, tree
+from funcnet.data.arrays import Columns, rows
+from funcnet.data.order import batch_indices
+from funcnet.types import Batch
+
+T = TypeVar("T")
+
+
+class Resident(NamedTuple):
+    """Whole columns on the device; a batch is gathered by index inside the compiled loop."""
+
+    columns: Columns
+
+
+class Block(NamedTuple):
+    """Successive batches: columns of whole batches, the first of which is that of step `start`."""
+
+    columns: Columns
+    start: Any
+
+
+Source: TypeAlias = Resident | Block
+
+
+def take(
+    source: Source, words: jax.Array, step: jax.Array, batch_size: int, shuffle: bool
+) -> Batch:
+    """The batch of `step`: a pure function, for use inside compiled loops."""
+    if isinstance(source, Resident):
+        n = len(jax.tree.leaves(source.columns)[0])
+        index = batch_indices(words, step, batch_size, n, shuffle=shuffle, xp=jnp)
+        batch: Batch = rows(source.columns, index)
+        return batch
+    begin = (step - source.start) * batch_size
+    return nth(source.columns, begin, batch_size)
+
+
+def nth(columns: Columns, begin: Any, size: int) -> Batch:
+    """`size` examples of `columns` from `begin` on; a view inside a compiled loop."""
+    batch: Batch = jax.tree.map(
+        lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, begin, size), columns
+    )
+    return batch
+
+
+def gather_block(
+    columns: Columns,
+    words: np.ndarray,
+    start: int,
+    n: int,
+    *,
+    batch_size: int,
+    capacity: int,
+    shuffle: bool,
+) -> Block:
+    """Batches `start .. start + n - 1` of arrays in the host's memory, put on the device."""
+    index = np.concatenate(
+        [
+            batch_indices(words, start + k, batch_size, len(jax.tree.leaves(columns)[0]),
+                          shuffle=shuffle)
+            for k in range(n)
+        ]
+    )  # fmt: skip
+    return to_block([rows(columns, index)], start, capacity * batch_size)
+
+
+def to_block(parts: list[Columns], start: int, size: int) -> Block:
+    """A block of `size` examples that begins with `parts`; what lies behind them is never read."""
+
+    def join(*leaves: Any) -> np.ndarray:
+        arrays = [np.asarray(leaf) for leaf in leaves]
+        space = np.zeros((size, *arrays[0].shape[1:]), arrays[0].dtype)
+        np.concatenate(arrays, out=space[: sum(map(len, arrays))])
+        return space
+
+    return Block(jax.device_put(jax.tree.map(join, *parts)), np.int32(start))
+
+
+def group(
+    batches: Iterable[Batch], capacity: int, start: int
+) -> Iterator[tuple[Block, int, int]]:
+    """Blocks of up to `capacity` successive batches of one shape: `(block, steps, batch_size)`.
+
+    A batch of another shape, such as a shorter last one, begins a block of its own.
+    """
+    held: list[Batch] = []
+    for batch in batches:
+        batch = jax.tree.map(np.asarray, batch)
+        if held and (len(held) == capacity or errors.differences(tree.spec(held[0]), tree.spec(batch))):
+            yield close(held, start, capacity)
+            start, held = start + len(held), []
+        held.append(batch)
+    if held:
+        yield close(held, start, capacity)
+
+
+def close(held: list[Batch], start: int, capacity: int) -> tuple[Block, int, int]:
+    """The block of the batches `held`, their number, and the size of each."""
+    batch_size = len(jax.tree.leaves(held[0])[0])
+    return to_block(held, start, capacity * batch_size), len(held), batch_size
+
+
+def ahead(items: Iterator[T]) -> Iterator[T]:
+    """The same items, each made by a thread of its own while the one before it is in use."""
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(next, items, None)
+        while (item := following.result()) is not None:
+            following = pool.submit(next, items, None)
+            yield item
+
+
+def fits(columns: Columns, limit: int | None) -> bool:
+    """Whether columns may live on the device: they fill a quarter of its memory at most."""
+    return limit is None or tree.nbytes(columns) <= limit // 4

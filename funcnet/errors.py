@@ -1,0 +1,83 @@
+"""The words that errors share: how a value, a shape and a mismatch of trees are written."""
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import numpy as np
+
+from funcnet import tree
+from funcnet.types import PyTree
+
+
+def describe(value: Any) -> str:
+    """`value` in few words: `float32[8, 3]` for an array, its structure for a tree, else its repr.
+
+    Example:
+        >>> import numpy as np
+        >>> describe(np.zeros((8, 3), np.float32)), describe((np.zeros(2), 3)), describe("adam")
+        ('float32[8, 3]', '(float64[2], 3)', "'adam'")
+    """
+    match value:
+        case tuple() | list():
+            words = ", ".join(describe(part) for part in value)
+            return f"({words})" if isinstance(value, tuple) else f"[{words}]"
+        case dict():
+            return "{" + ", ".join(f"{k!r}: {describe(v)}" for k, v in value.items()) + "}"
+        case jax.Array() | np.ndarray() | np.generic() | jax.ShapeDtypeStruct():
+            return f"{value.dtype}[{', '.join(map(str, value.shape))}]"
+    return repr(value)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A closing sentence for an unknown name: the nearest known one, or all of them.
+
+    Example:
+        >>> did_you_mean("val_los", ["loss", "val_loss"])
+        "Did you mean 'val_loss'?"
+    """
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    if near:
+        return f"Did you mean {near[0]!r}?"
+    return f"Known are: {', '.join(map(repr, sorted(known)))}."
+
+
+def differences(expected: PyTree, actual: PyTree) -> list[str]:
+    """Every way in which the leaves of `actual` differ from `expected`, a line each, by path.
+
+    Example:
+        >>> import numpy as np
+        >>> differences({"bias": np.zeros(2), "kernel": np.zeros((3, 2))}, {"bias": np.zeros(3)})
+        ['bias: expected float64[2], got float64[3]', 'kernel: missing, expected float64[3, 2]']
+    """
+    want, got = tree.paths(expected), tree.paths(actual)
+    lines = []
+    for path, leaf in want.items():
+        if path not in got:
+            lines.append(f"{path}: missing, expected {describe(leaf)}")
+        elif describe(leaf) != describe(got[path]):
+            lines.append(f"{path}: expected {describe(leaf)}, got {describe(got[path])}")
+    lines += [f"{path}: not expected, got {describe(got[path])}" for path in got.keys() - want]
+    if not lines and jax.tree.structure(expected) != jax.tree.structure(actual):
+        lines.append(f"expected {jax.tree.structure(expected)}, got {jax.tree.structure(actual)}")
+    return lines
+
+
+def positive(function: str, **arguments: Any) -> None:
+    """Raises unless each argument is a positive whole number.
+
+    Example:
+        >>> positive("dense", features=0)
+        Traceback (most recent call last):
+        ValueError: `dense`: features must be a positive whole number, got 0.
+    """
+    for name, value in arguments.items():
+        if isinstance(value, bool) or not isinstance(value, int | np.integer):
+            kind = TypeError
+        elif value < 1:
+            kind = ValueError
+        else:
+            continue
+        raise kind(f"`{function}`: {name} must be a positive whole number, got {value!r}.")

@@ -1,0 +1,78 @@
+"""What every layer shares: the training flag, stateless models, dtypes of params, kinds."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from funcnet import errors
+from funcnet.types import Model, ModelState, Params
+
+
+def is_training(key: jax.Array | None, training: bool | None) -> bool:
+    """Whether `apply` runs for training: `training` itself, or whether there is a `key`.
+
+    Example:
+        >>> is_training(None, None), is_training(None, True)
+        (False, True)
+    """
+    return key is not None if training is None else training
+
+
+def stateless(f: Callable[[Any], Any]) -> Model:
+    """Makes a `Model` without arrays of a function `x -> y`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> model = stateless(jax.nn.relu)
+        >>> model.init(jax.random.key(0), jnp.ones(3))
+        ({}, {})
+    """
+
+    def init(key: jax.Array, x: Any) -> tuple[Params, ModelState]:
+        return {}, {}
+
+    def apply(
+        params: Params,
+        model_state: ModelState,
+        x: Any,
+        *,
+        key: jax.Array | None = None,
+        training: bool | None = None,
+    ) -> tuple[Any, ModelState]:
+        return f(x), model_state
+
+    init.__qualname__ = f"{getattr(f, '__name__', type(f).__name__)}.<locals>.init"
+    return Model(init, apply)
+
+
+def kind(model: Model) -> str:
+    """The name of the function that made `model`, such as `"dense"`.
+
+    Example:
+        >>> import funcnet as fn
+        >>> kind(fn.dense(3))
+        'dense'
+    """
+    maker = getattr(model.init, "__qualname__", "model").removesuffix(".<locals>.init")
+    return maker.rpartition(".")[2]
+
+
+def param_dtype(x: Any) -> Any:
+    """The dtype that params get for input `x`: its own where that is real, else the default."""
+    return x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.result_type(float)
+
+
+def check_rank(function: str, x: Any, least: int, axes: str) -> None:
+    """Raises unless `x` is an array with at least the axes that `function` needs."""
+    if not hasattr(x, "shape"):
+        raise TypeError(
+            f"`{function}`: x must be one array {axes}, got {errors.describe(x)}. "
+            "Take the array out with a function before this layer, `lambda x: x[0]` say."
+        )
+    if len(x.shape) < least:
+        raise ValueError(
+            f"`{function}`: x must have the axes {axes}, got {errors.describe(x)}. "
+            "The first axis is the batch: add it to a single example with `x[None]`."
+        )

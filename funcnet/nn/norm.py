@@ -1,0 +1,179 @@
+"""Normalisation layers: over the batch, and over the features of each example."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from funcnet import errors
+from funcnet.nn.linear import check_last
+from funcnet.nn.model import check_rank, is_training, param_dtype
+from funcnet.types import Model, ModelState, Params
+
+
+def layer_norm(*, epsilon: float = 1e-6, scale: bool = True, bias: bool = True) -> Model:
+    """Normalises the last axis of each example, `(B, ..., C) -> (B, ..., C)`.
+
+    `y = (x - mean) / sqrt(var + epsilon) * scale + bias`, mean and variance over the last axis,
+    computed in float32 at least.
+
+    Args:
+        epsilon: added to the variance.
+        scale: whether to multiply by a learnt `scale[C]`.
+        bias: whether to add a learnt `bias[C]`.
+
+    Returns:
+        The model; its params are `{"scale", "bias"}`.
+
+    Source:
+        Ba, Kiros, Hinton, "Layer Normalization", 2016, equation 4.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, funcnet as fn
+        >>> model = fn.layer_norm()
+        >>> x = jnp.array([[1.0, 3.0]])
+        >>> y, _ = model.apply(*model.init(jax.random.key(0), x), x)
+        >>> y.round(3).tolist()
+        [[-1.0, 1.0]]
+    """
+
+    def init(key: jax.Array, x: Any) -> tuple[Params, ModelState]:
+        check_rank("layer_norm", x, 2, "(B, ..., C)")
+        return affine_params(x, scale, bias), {}
+
+    def apply(
+        params: Params,
+        model_state: ModelState,
+        x: Any,
+        *,
+        key: jax.Array | None = None,
+        training: bool | None = None,
+    ) -> tuple[Any, ModelState]:
+        check_affine("layer_norm", params, x)
+        wide = widen(x)
+        mean = wide.mean(-1, keepdims=True)
+        variance = jnp.square(wide - mean).mean(-1, keepdims=True)
+        return affine(params, (wide - mean) * jax.lax.rsqrt(variance + epsilon), x), model_state
+
+    return Model(init, apply)
+
+
+def batch_norm(
+    *,
+    momentum: float = 0.99,
+    epsilon: float = 1e-5,
+    scale: bool = True,
+    bias: bool = True,
+) -> Model:
+    """Normalises each channel over the batch, `(B, ..., C) -> (B, ..., C)`.
+
+    In training `y = (x - mean) / sqrt(var + epsilon) * scale + bias` with the mean and (biased)
+    variance of each channel over all other axes, in float32 at least, and the running statistics
+    become `momentum * running + (1 - momentum) * batch`. Otherwise the running ones are used, and
+    no example depends on the others.
+
+    Args:
+        momentum: the share of the running statistics that stays at each step.
+        epsilon: added to the variance.
+        scale: whether to multiply by a learnt `scale[C]`.
+        bias: whether to add a learnt `bias[C]`.
+
+    Returns:
+        The model; its params are `{"scale", "bias"}`, its model_state `{"mean", "var"}`. Its `x`
+        may also be a pair `(x, weight[B])`: an example of weight 0 then leaves no trace in the
+        statistics.
+
+    Source:
+        Ioffe, Szegedy, "Batch Normalization", 2015, algorithms 1 and 2; unlike there, the running
+        variance is the biased one, as in Flax and Keras.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, funcnet as fn
+        >>> model = fn.batch_norm(momentum=0.9)
+        >>> x = jnp.array([[1.0], [3.0]])
+        >>> params, model_state = model.init(jax.random.key(0), x)
+        >>> y, model_state = model.apply(params, model_state, x, training=True)
+        >>> y.round(3).tolist(), model_state["mean"].round(3).tolist()
+        ([[-1.0], [1.0]], [0.2])
+    """
+    if isinstance(momentum, int | float) and not 0 <= momentum <= 1:
+        raise ValueError(f"`batch_norm`: momentum must lie in 0 .. 1, got {momentum!r}.")
+
+    def init(key: jax.Array, x: Any) -> tuple[Params, ModelState]:
+        x, _ = split_weight(x)
+        check_rank("batch_norm", x, 2, "(B, ..., C)")
+        dtype = jnp.promote_types(param_dtype(x), jnp.float32)
+        shape = (x.shape[-1],)
+        model_state = {"mean": jnp.zeros(shape, dtype), "var": jnp.ones(shape, dtype)}
+        return affine_params(x, scale, bias), model_state
+
+    def apply(
+        params: Params,
+        model_state: ModelState,
+        x: Any,
+        *,
+        key: jax.Array | None = None,
+        training: bool | None = None,
+    ) -> tuple[Any, ModelState]:
+        x, weight = split_weight(x)
+        check_last("batch_norm", x, model_state["mean"].shape[0])
+        mean, variance = model_state["mean"], model_state["var"]
+        if is_training(key, training):
+            mean, variance = statistics(widen(x), weight)
+            model_state = {
+                "mean": momentum * model_state["mean"] + (1 - momentum) * mean,
+                "var": momentum * model_state["var"] + (1 - momentum) * variance,
+            }
+        normed = (widen(x) - mean) * jax.lax.rsqrt(variance + epsilon)
+        return affine(params, normed, x), model_state
+
+    return Model(init, apply)
+
+
+def split_weight(x: Any) -> tuple[Any, Any]:
+    """The array and the example weights in `x`, which may be an array or the pair of both."""
+    if isinstance(x, tuple) and len(x) == 2:
+        return x
+    return x, None
+
+
+def statistics(x: jax.Array, weight: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+    """Mean and biased variance of each channel of `x`, by example `weight`."""
+    axes = tuple(range(x.ndim - 1))
+    if weight is None:
+        mean = x.mean(axes)
+        return mean, jnp.square(x - mean).mean(axes)
+    if weight.shape != x.shape[:1]:
+        raise ValueError(
+            f"`batch_norm`: weight must hold one number an example, got "
+            f"{errors.describe(weight)} for x = {errors.describe(x)}."
+        )
+    share = jnp.broadcast_to(weight.reshape(-1, *[1] * (x.ndim - 1)), x.shape)
+    real = jnp.where(share == 0, 0, x)  # a NaN in a row of weight 0 must leave no trace
+    mean = jnp.average(real, axes, share)
+    return mean, jnp.average(jnp.where(share == 0, 0, jnp.square(real - mean)), axes, share)
+
+
+def widen(x: jax.Array) -> jax.Array:
+    """`x` in float32 at least: sums over many values need it."""
+    return x.astype(jnp.promote_types(param_dtype(x), jnp.float32))
+
+
+def affine_params(x: Any, scale: bool, bias: bool) -> Params:
+    """The learnt scale (ones) and bias (zeros) of the channels of `x`."""
+    shape, dtype = (x.shape[-1],), param_dtype(x)
+    params = {"scale": jnp.ones(shape, dtype)} if scale else {}
+    return params | ({"bias": jnp.zeros(shape, dtype)} if bias else {})
+
+
+def affine(params: Params, normed: jax.Array, x: jax.Array) -> jax.Array:
+    """`normed * scale + bias`, in the dtype of `x`."""
+    y = normed * params["scale"] if "scale" in params else normed
+    y = y + params["bias"] if "bias" in params else y
+    return y.astype(param_dtype(x))
+
+
+def check_affine(function: str, params: Params, x: Any) -> None:
+    """Raises unless the last axis of `x` is as long as the params are."""
+    for leaf in params.values():
+        check_last(function, x, leaf.shape[0])

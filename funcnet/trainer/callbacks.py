@@ -1,0 +1,141 @@
+"""What is told of a fit as it goes: the callback protocol, JSON lines, and the progress bar."""
+
+import json
+import math
+import sys
+from collections.abc import Callable, Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import numpy as np
+
+from funcnet.types import Metrics, TrainState
+
+Memory: TypeAlias = Any
+
+
+class Event(NamedTuple):
+    """A moment of a fit.
+
+    Attributes:
+        kind: `"start"`, `"chunk"` (some steps are done), `"epoch"` (its metrics are known), `"end"`.
+        epoch: epochs that are complete.
+        step: steps done.
+        steps: steps asked for, or None if that is not known, as of a stream.
+        metrics: this epoch's values; those of the epoch so far at a chunk: `{"loss": ...}`.
+        history: values of all epochs by name.
+        state: the state now. Its buffers are taken over by the next step: whoever keeps it makes a
+            copy, `fn.tree.copy(event.state)`.
+    """
+
+    kind: Literal["start", "chunk", "epoch", "end"]
+    epoch: int
+    step: int
+    steps: int | None
+    metrics: Metrics
+    history: Mapping[str, list[Any]]
+    state: TrainState
+
+
+class Callback(NamedTuple):
+    """Something done at every event, as two functions whose memory is a value.
+
+    A plain function of an `Event` serves as well: it is called at the end of each epoch.
+
+    Attributes:
+        init: `init() -> memory`.
+        update: `update(memory, event) -> memory`. To end the fit it raises `StopTraining`.
+
+    Example:
+        >>> counter = Callback(init=lambda: 0, update=lambda memory, event: memory + 1)
+        >>> counter.init()
+        0
+    """
+
+    init: Callable[[], Memory]
+    update: Callable[[Memory, Event], Memory]
+
+
+class StopTraining(Exception):  # noqa: N818 - it is no error but a wish
+    """Raised by a callback to end the fit after what has been done; its words are the message."""
+
+
+def as_callback(callback: Any) -> Callback:
+    """`callback` itself, or a plain function of an event made one."""
+    if isinstance(callback, Callback):
+        return callback
+    if not callable(callback) or isinstance(callback, type):
+        raise TypeError(
+            f"`fit`: a callback must be a fn.Callback or a function of an event, got {callback!r}. "
+            "Call it first if it is a function that makes one."
+        )
+
+    def update(memory: Memory, event: Event) -> Memory:
+        if event.kind == "epoch":
+            callback(event)
+        return memory
+
+    return Callback(lambda: None, update)
+
+
+def json_lines(path: str | PathLike[str]) -> Callback:
+    """Appends each epoch's metrics to a file, a JSON object a line.
+
+    Numbers that JSON does not have (NaN, infinities) are written as null.
+
+    Args:
+        path: the file; it is created if it is not there, and never overwritten.
+
+    Example:
+        >>> import funcnet as fn
+        >>> callback = fn.json_lines("history.jsonl")
+    """
+
+    def update(memory: Memory, event: Event) -> Memory:
+        if event.kind == "epoch":
+            values = {name: plain(value) for name, value in event.metrics.items()}
+            line = json.dumps({"epoch": event.epoch, "step": event.step, **values})
+            with Path(path).open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+        return memory
+
+    return Callback(lambda: None, update)
+
+
+def plain(value: Any) -> Any:
+    """A number or array as JSON has it."""
+    if isinstance(value, list):
+        return [plain(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, int | float) else plain(np.asarray(value).tolist())
+
+
+def progress(shown: bool | None = None) -> Callback:
+    """A bar of tqdm over all steps, with the epoch and its metrics.
+
+    Args:
+        shown: whether to show it; `None` means when standard error is a terminal.
+    """
+    from tqdm import tqdm  # the bar is made only where it is seen
+
+    visible = sys.stderr.isatty() if shown is None else shown
+
+    def update(bar: Any, event: Event) -> Any:
+        if not visible:
+            return None
+        if event.kind == "start":
+            bar = tqdm(total=event.steps, initial=event.step, unit="step", dynamic_ncols=True)
+        bar.update(event.step - bar.n)
+        if event.kind == "epoch":
+            bar.set_description(f"epoch {event.epoch}", refresh=False)
+        if event.metrics:
+            bar.set_postfix(
+                {name: f"{value:.4g}" for name, value in event.metrics.items() if not np.ndim(value)}
+            )
+        if event.kind == "end":
+            bar.close()
+        return bar
+
+    return Callback(lambda: None, update)

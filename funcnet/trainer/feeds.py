@@ -1,0 +1,148 @@
+"""Where a fit's batches come from: arrays on the device, arrays on the host, or a stream."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+
+from funcnet import errors, tree
+from funcnet.data.arrays import Columns, Staged, check_columns, examples, rows
+from funcnet.data.blocks import Resident, Source, ahead, fits, gather_block, group
+from funcnet.data.order import order_words
+from funcnet.placement import memory
+from funcnet.trainer.programs import CAPACITY
+from funcnet.training.state import ORDER, stream
+
+BLOCK_BYTES = 2**26
+"""The most bytes of a block that is sent to the device ahead of its use."""
+
+
+class Portion(NamedTuple):
+    """Some steps of an epoch: where their batches are, how many, and the size of each."""
+
+    source: Source
+    steps: int
+    batch_size: int
+
+
+class Feed(Protocol):
+    """A source of batches, epoch by epoch.
+
+    Attributes:
+        steps_per_epoch: None where it is not known.
+        example: the first example, as a batch of one.
+    """
+
+    steps_per_epoch: int | None
+    example: Columns
+
+    def epoch(self, step: int, last: int | None) -> Iterator[Portion]:
+        """What is left of the epoch at `step`, up to step `last`."""
+
+
+class ResidentFeed:
+    """Arrays that live on the device."""
+
+    def __init__(self, columns: Columns, batch_size: int) -> None:
+        self.source = Resident(jax.device_put(columns))
+        self.batch_size = batch_size
+        self.steps_per_epoch = -(-examples(columns) // batch_size)
+        self.example = rows(columns, slice(0, 1))
+
+    def epoch(self, step: int, last: int | None) -> Iterator[Portion]:
+        """One portion: all the steps that are left."""
+        yield Portion(self.source, left(step, self.steps_per_epoch, last), self.batch_size)
+
+
+class StagedFeed:
+    """Arrays on the host, sent to the device in blocks that a thread makes ahead."""
+
+    def __init__(self, columns: Columns, key: jax.Array, batch_size: int, shuffle: bool) -> None:
+        self.columns, self.batch_size, self.shuffle = columns, batch_size, shuffle
+        self.words = np.asarray(order_words(stream(key, ORDER)))
+        self.steps_per_epoch = -(-examples(columns) // batch_size)
+        self.example = rows(columns, slice(0, 1))
+        size = tree.nbytes(self.example) * batch_size
+        self.capacity = max(1, min(CAPACITY, self.steps_per_epoch, BLOCK_BYTES // max(size, 1)))
+
+    def epoch(self, step: int, last: int | None) -> Iterator[Portion]:
+        """Blocks of up to `capacity` steps."""
+        return ahead(self.blocks(step, step + left(step, self.steps_per_epoch, last)))
+
+    def blocks(self, step: int, end: int) -> Iterator[Portion]:
+        """The same, each made when it is asked for."""
+        for start in range(step, end, self.capacity):
+            n = min(self.capacity, end - start)
+            block = gather_block(
+                self.columns,
+                self.words,
+                start,
+                n,
+                batch_size=self.batch_size,
+                capacity=self.capacity,
+                shuffle=self.shuffle,
+            )
+            yield Portion(block, n, self.batch_size)
+
+
+class StreamFeed:
+    """An iterable of batches, passed through once an epoch, in its own order."""
+
+    def __init__(self, batches: Iterable[Any]) -> None:
+        self.batches = batches
+        self.steps_per_epoch = len(batches) if hasattr(batches, "__len__") else None
+        first = next(iter(batches), None) if self.repeats else None
+        if self.repeats and first is None:
+            raise ValueError(EMPTY)
+        if first is None:
+            self.batches, first = peek(iter(batches))
+        self.example = rows(check_columns("fit", first), slice(0, 1))
+
+    @property
+    def repeats(self) -> bool:
+        """Whether the iterable can be passed through more than once."""
+        return iter(self.batches) is not self.batches
+
+    def epoch(self, step: int, last: int | None) -> Iterator[Portion]:
+        """Blocks of successive batches of the same shape."""
+        checked = (check_columns("fit", batch) for batch in self.batches)
+        within = checked if last is None else (b for b, _ in zip(checked, range(last - step)))  # noqa: B905 - the shorter one ends it
+        return ahead(Portion(*portion) for portion in group(within, CAPACITY, step))
+
+
+EMPTY = (
+    "`fit`: data must give at least one batch, got none. An iterator can be passed through once: "
+    "give a list or a loader, which begins anew at each epoch, or `epochs=1`."
+)
+
+
+def make_feed(
+    data: Any, key: jax.Array, batch_size: int, shuffle: bool, columns: Columns | None
+) -> Feed:
+    """The feed for `data`, whose `columns` have been checked unless it is a stream."""
+    if columns is None:
+        return StreamFeed(data)
+    errors.positive("fit", batch_size=batch_size)
+    if isinstance(data, Staged) or not fits(columns, memory()):
+        return StagedFeed(columns, key, batch_size, shuffle)
+    return ResidentFeed(columns, batch_size)
+
+
+def left(step: int, steps_per_epoch: int, last: int | None) -> int:
+    """Steps from `step` to the end of its epoch, or to step `last` if that comes before."""
+    end = (step // steps_per_epoch + 1) * steps_per_epoch
+    return (end if last is None else min(end, last)) - step
+
+
+def peek(batches: Iterator[Any]) -> tuple[Iterator[Any], Any]:
+    """An iterator as it was, and its first item."""
+    first = next(batches, None)
+    if first is None:
+        raise ValueError(EMPTY)
+
+    def whole() -> Iterator[Any]:
+        yield first
+        yield from batches
+
+    return whole(), first

@@ -1,0 +1,208 @@
+"""Compiled programs with their signatures: compiled once each, and able to say why again."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import jax
+import optax
+
+from funcnet import errors, tree
+from funcnet.data.blocks import Resident, Source, take
+from funcnet.metrics import Metric
+from funcnet.training.advance import make_advance, make_evaluate, make_once
+from funcnet.training.objective import make_objective
+from funcnet.training.state import init_state
+from funcnet.training.step import Accumulators, contributions, make_step, nothing
+from funcnet.types import Loss, Model, ModelState, Objective, Params, TrainState
+
+CAPACITY = 64
+"""The most steps in one call of `advance`."""
+
+T = TypeVar("T")
+
+
+class Program:
+    """A pure function, compiled ahead of time, once for each signature of its arguments.
+
+    Args:
+        f: the function.
+        donate: names of the arguments whose buffers the results may take.
+    """
+
+    def __init__(self, f: Callable[..., Any], donate: tuple[str, ...] = ()) -> None:
+        self.names = tuple(inspect.signature(f).parameters)
+        self.jitted = jax.jit(f, donate_argnames=donate)
+        self.lowered: dict[Any, Any] = {}
+        self.compiled: dict[Any, Any] = {}
+        self.specs: list[dict[str, Any]] = []
+
+    def __call__(self, *args: Any) -> Any:
+        """Runs the program, which is compiled first where no such arguments have come before."""
+        return self.compile(*args)(*args)
+
+    def lower(self, *args: Any) -> Any:
+        """The traced program for arguments like these, before XLA compiles it."""
+        signature = signature_of(args)
+        if signature not in self.lowered:
+            self.lowered[signature] = self.jitted.lower(*args)
+        return self.lowered[signature]
+
+    def compile(self, *args: Any) -> Any:
+        """The executable for arguments like these."""
+        signature = signature_of(args)
+        if signature not in self.compiled:
+            self.compiled[signature] = self.lower(*args).compile()
+            self.specs.append(dict(zip(self.names, tree.spec(args), strict=True)))
+        return self.compiled[signature]
+
+    @property
+    def traces(self) -> int:
+        """How many signatures have been compiled."""
+        return len(self.specs)
+
+    def changes(self) -> list[str]:
+        """What the last signature has other than the one before it, a line for each leaf."""
+        return errors.differences(*self.specs[-2:])
+
+
+class Programs:
+    """The functions that a trainer's settings define, and their compiled forms."""
+
+    def __init__(
+        self,
+        model: Model,
+        optimizer: optax.GradientTransformation,
+        loss: Loss | None,
+        metrics: Mapping[str, Metric],
+        objective: Objective | None,
+        accumulate: int,
+    ) -> None:
+        self.model, self.optimizer, self.metrics = model, optimizer, metrics
+        self.loss = loss
+        self.objective = objective or make_objective(model, loss, metrics)  # type: ignore[arg-type] # one of both is given
+        self.step = make_step(self.objective, optimizer, metrics, accumulate)
+        self.made: dict[Any, Any] = {}
+
+    @property
+    def traces(self) -> dict[str, int]:
+        """How often each program has been compiled."""
+        counts: dict[str, int] = {}
+        for (name, *_), program in self.made.items():
+            if isinstance(program, Program):
+                counts[name] = counts.get(name, 0) + program.traces
+        return counts
+
+    def get(self, name: str, *settings: Any, make: Callable[[], T]) -> T:
+        """What `make` gives, made once for each name and settings."""
+        if (name, *settings) not in self.made:
+            self.made[name, *settings] = make()
+        found: T = self.made[name, *settings]
+        return found
+
+    def init(self) -> Program:
+        """`(key, x) -> state`."""
+
+        def init(key: jax.Array, x: Any) -> TrainState:
+            return init_state(self.model, self.optimizer, key, x)
+
+        return self.get("init", make=lambda: Program(init))
+
+    def once(self, batch_size: int, shuffle: bool) -> Any:
+        """`(state, accumulators, source) -> (state, accumulators, loss)`, not compiled."""
+        return self.get(
+            "once",
+            batch_size,
+            shuffle,
+            make=lambda: make_once(
+                self.step, self.metrics, batch_size=batch_size, shuffle=shuffle
+            ),
+        )
+
+    def single(self, batch_size: int, shuffle: bool) -> Program:
+        """The same, compiled: for steps that are slow inside a loop."""
+        return self.get(
+            "single",
+            batch_size,
+            shuffle,
+            make=lambda: Program(self.once(batch_size, shuffle), donate=("state", "found")),
+        )
+
+    def advance(self, batch_size: int, shuffle: bool) -> Program:
+        """`(state, accumulators, source, n) -> (state, accumulators, losses)`."""
+        return self.get(
+            "advance",
+            batch_size,
+            shuffle,
+            make=lambda: Program(
+                make_advance(self.once(batch_size, shuffle), CAPACITY), donate=("state", "found")
+            ),
+        )
+
+    def pure_advance(self, batch_size: int, shuffle: bool) -> Any:
+        """`(state, source, n) -> (state, accumulators)`, which donates nothing and can be traced."""
+
+        def advance(state: TrainState, source: Resident, n: Any) -> Any:
+            found = self.nothing(state, source, batch_size, shuffle)
+            loop = make_advance(self.once(batch_size, shuffle), 0)
+            return loop(state, found, source, n)[:2]
+
+        return self.get("pure_advance", batch_size, shuffle, make=lambda: jax.jit(advance))
+
+    def nothing(
+        self, state: TrainState, source: Source, batch_size: int, shuffle: bool
+    ) -> Accumulators:
+        """Accumulators of no batch, for the batches of `source`."""
+
+        def found(state: TrainState, source: Source) -> Accumulators:
+            words = jax.random.bits(state.key, (2,), "uint32")
+            batch = take(source, words, state.step, batch_size, shuffle)
+            (total, weight), (_, found) = self.objective(
+                state.params, state.model_state, batch, key=state.key, training=True
+            )
+            return contributions(self.metrics, total, weight, found)
+
+        return nothing(self.metrics, jax.eval_shape(found, state, source))
+
+    def evaluate(self, batch_size: int) -> Program:
+        """`(params, model_state, columns) -> accumulators`."""
+        return self.get(
+            "evaluate",
+            batch_size,
+            make=lambda: Program(
+                make_evaluate(self.objective, self.metrics, batch_size=batch_size)
+            ),
+        )
+
+    def predict(self) -> Program:
+        """`(params, model_state, x) -> y`."""
+
+        def predict(params: Params, model_state: ModelState, x: Any) -> Any:
+            return self.model.apply(params, model_state, x, training=False)[0]
+
+        return self.get("predict", make=lambda: Program(predict))
+
+    def copy(self) -> Program:
+        """`(state) -> state` in new buffers."""
+
+        def copy(state: TrainState) -> TrainState:
+            return tree.copy(state)
+
+        return self.get("copy", make=lambda: Program(copy))
+
+
+def signature_of(args: Any) -> Any:
+    """The structure and types of arguments: what a program is compiled for."""
+    leaves, structure = jax.tree.flatten(args)
+    return structure, tuple(jax.typeof(leaf) for leaf in leaves)
+
+
+def flops(executable: Any) -> float:
+    """Floating-point operations of an executable, the body of a loop counted once; 0 if unknown."""
+    cost = executable.cost_analysis() or {}
+    return max(float(cost.get("flops", 0.0)), 0.0)
+
+
+def has_xla_convolution(lowered: Any) -> bool:
+    """Whether a lowered program holds a convolution of XLA's own."""
+    return "stablehlo.convolution" in lowered.as_text()

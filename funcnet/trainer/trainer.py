@@ -1,0 +1,245 @@
+"""The trainer: a frozen collection of pure functions, and the programs compiled of them."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from typing import Any
+
+import jax
+import optax
+
+from funcnet import errors
+from funcnet.data.arrays import check_columns
+from funcnet.data.blocks import Resident
+from funcnet.metrics import Metric
+from funcnet.stopping import Stopping
+from funcnet.trainer import evaluation, fitting
+from funcnet.trainer.callbacks import Callback, Event
+from funcnet.trainer.fitting import Result
+from funcnet.trainer.programs import Programs
+from funcnet.training.advance import compute
+from funcnet.training.state import init_state
+from funcnet.types import Batch, Loss, Metrics, Model, Objective, TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Trainer:
+    """Trains a model: a value that holds functions and no arrays.
+
+    Give a `loss` per example, or an `objective` over a batch; see `fn.types.Objective`.
+
+    Attributes:
+        model: what is trained.
+        loss: `loss(y_pred, y)`, one number an example; further axes are averaged.
+        optimizer: any `optax.GradientTransformation`.
+        metrics: what else is reported, by name, such as `{"accuracy": fn.metrics.accuracy()}`.
+        objective: what is minimised, in place of `loss`.
+        accumulate: micro-batches that each batch is cut into, to save memory.
+
+    Raises:
+        TypeError: neither or both of `loss` and `objective` are given, or one is of a wrong kind.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, funcnet as fn, optax
+        >>> x = jnp.linspace(-1, 1, 64)[:, None]
+        >>> trainer = fn.Trainer(
+        ...     fn.dense(1), loss=optax.losses.squared_error, optimizer=optax.sgd(0.5)
+        ... )
+        >>> result = trainer.fit((x, 2 * x + 1), epochs=20, batch_size=16)
+        >>> trainer.predict(result.best, jnp.array([[10.0]])).round(2).tolist()
+        [[21.0]]
+    """
+
+    model: Model
+    _: dataclasses.KW_ONLY
+    optimizer: optax.GradientTransformation
+    loss: Loss | None = None
+    metrics: Mapping[str, Metric] = dataclasses.field(default_factory=dict)
+    objective: Objective | None = None
+    accumulate: int = 1
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.model, Model):
+            raise TypeError(
+                f"`Trainer`: model must be a funcnet model, got {type(self.model).__name__}. "
+                "Make one of it with `fn.as_model(...)`."
+            )
+        if (self.loss is None) == (self.objective is None):
+            got = "neither" if self.loss is None else "both"
+            raise TypeError(f"`Trainer`: give either loss or objective, got {got}.")
+        if not hasattr(self.optimizer, "update"):
+            raise TypeError(
+                "`Trainer`: optimizer must be an optax.GradientTransformation, "
+                f"got {errors.describe(self.optimizer)}. Call its factory, `optax.adam(1e-3)` say."
+            )
+        for name, metric in self.metrics.items():
+            if not isinstance(metric, Metric):
+                raise TypeError(
+                    f"`Trainer`: each metric must be a fn.metrics.Metric, got {metric!r} for "
+                    f"{name!r}. Call its factory, `fn.metrics.accuracy()` say."
+                )
+        errors.positive("Trainer", accumulate=self.accumulate)
+
+    @cached_property
+    def programs(self) -> Programs:
+        """The functions that this trainer's settings define, and their compiled forms."""
+        return Programs(
+            self.model, self.optimizer, self.loss, self.metrics, self.objective, self.accumulate
+        )
+
+    @property
+    def traces(self) -> dict[str, int]:
+        """How often each program has been compiled: once for each signature of its arguments."""
+        return self.programs.traces
+
+    def init(self, key: jax.Array, x: Any) -> TrainState:
+        """The state of step 0: pure.
+
+        Args:
+            key: the key of the whole run, from `jax.random.key(seed)`.
+            x: a batch of inputs, or `jax.ShapeDtypeStruct`s that describe one.
+        """
+        return init_state(self.model, self.optimizer, key, x)
+
+    def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        """One step, `(state, batch) -> (state, metrics)`: pure, to be jitted or vmapped at will.
+
+        Args:
+            state: from `init`, or the step before.
+            batch: `(x, y)` or `(x, y, weight)`.
+
+        Example:
+            >>> import jax, jax.numpy as jnp, funcnet as fn, optax
+            >>> trainer = fn.Trainer(
+            ...     fn.dense(1), loss=optax.losses.squared_error, optimizer=optax.sgd(0.1)
+            ... )
+            >>> x = jnp.ones((4, 1))
+            >>> state = trainer.init(jax.random.key(0), x)
+            >>> state, metrics = jax.jit(trainer.step)(state, (x, 3 * x))
+            >>> int(state.step), list(metrics)
+            (1, ['loss'])
+        """
+        state, found = self.programs.step(state, batch)
+        return state, compute(self.metrics, found)
+
+    def advance(
+        self,
+        state: TrainState,
+        n: Any,
+        data: Any,
+        *,
+        batch_size: int = 32,
+        shuffle: bool = True,
+    ) -> tuple[TrainState, Metrics]:
+        """`n` steps on data in memory as one compiled program: pure, and `n` may be traced.
+
+        Args:
+            state: where to begin; its step and key decide which batches come next.
+            n: number of steps.
+            data: `(x, y)` or `(x, y, weight)`, arrays.
+            batch_size: examples a batch.
+            shuffle: whether each epoch has an order of its own.
+
+        Returns:
+            The state after `n` steps, and the metrics over them.
+
+        Example:
+            >>> import jax, jax.numpy as jnp, funcnet as fn, optax
+            >>> trainer = fn.Trainer(
+            ...     fn.dense(1), loss=optax.losses.squared_error, optimizer=optax.sgd(0.1)
+            ... )
+            >>> x = jnp.ones((64, 1))
+            >>> state = trainer.init(jax.random.key(0), x)
+            >>> state, metrics = trainer.advance(state, 10, (x, 3 * x))
+            >>> int(state.step)
+            10
+        """
+        source = Resident(check_columns("advance", data))
+        state, found = self.programs.pure_advance(batch_size, shuffle)(state, source, n)
+        return state, compute(self.metrics, found)
+
+    def fit(
+        self,
+        data: Any,
+        *,
+        validation: Any = None,
+        epochs: int | None = None,
+        steps: int | None = None,
+        batch_size: int = 32,
+        shuffle: bool = True,
+        stopping: Stopping | None = None,
+        callbacks: Iterable[Callback | Any] = (),
+        seed: int | None = None,
+        state: TrainState | None = None,
+        progress: bool | None = None,
+    ) -> Result:
+        """Trains, and returns the best and the last state with the history.
+
+        An epoch is `ceil(N / batch_size)` steps. Batches are always full: the last one of an epoch
+        is filled up from the next epoch's order. The same arguments give the same bits.
+
+        Args:
+            data: `(x, y)` or `(x, y, weight)`, arrays with the examples along the first axis (`x`
+                may be a tuple or dict of arrays); or an iterable of such batches, which is
+                passed through once an epoch in its own order, sizes and all.
+            validation: data of the same form; or a fraction in 0 .. 1, that share of the examples
+                drawn at random and held out.
+            epochs: the epoch at which to stop, counted from step 0; 1 unless `steps` is given.
+            steps: the step at which to stop, counted from step 0.
+            batch_size: examples a batch, in evaluation too.
+            shuffle: whether each epoch has an order of its own, or all have that of the data.
+            stopping: when to stop before, from `fn.early_stopping`; checked after each epoch.
+            callbacks: `fn.Callback`s, or plain functions called with each epoch's `fn.Event`.
+            seed: what all randomness comes from; 0 unless `state` is given.
+            state: where to go on from; it is copied, not changed. Its key replaces the seed.
+            progress: whether to show a progress bar; `None` means in a terminal.
+
+        Returns:
+            The result. Its `best` is the state after the epoch with the best monitored value: that
+            of `stopping`, else `val_loss`, else `loss`.
+
+        Raises:
+            TypeError, ValueError: an argument is wrong; nothing has been trained then.
+        """
+        settings = fitting.Settings(
+            epochs, steps, batch_size, shuffle, stopping, tuple(callbacks), seed, state, progress
+        )
+        return fitting.fit(self, data, validation, settings)
+
+    def evaluate(self, state: TrainState, data: Any, *, batch_size: int = 128) -> Metrics:
+        """Loss and metrics over all of `data`, exact to the last example.
+
+        Args:
+            state: what to evaluate, `result.best` say.
+            data: as in `fit`.
+            batch_size: examples a batch; the result does not depend on it but by rounding.
+
+        Returns:
+            The values by name: numbers, or NumPy arrays for a metric that is one.
+
+        Example:
+            >>> import jax, jax.numpy as jnp, funcnet as fn, optax
+            >>> trainer = fn.Trainer(
+            ...     fn.dense(1, bias=False),
+            ...     loss=optax.losses.squared_error,
+            ...     optimizer=optax.sgd(0.1),
+            ... )
+            >>> x = jnp.ones((5, 1))
+            >>> state = trainer.init(jax.random.key(0), x)._replace(params={"kernel": x[:1]})
+            >>> trainer.evaluate(state, (x, 3 * x))
+            {'loss': 4.0}
+        """
+        return evaluation.evaluate(self.programs, state, data, batch_size)
+
+    def predict(self, state: TrainState, x: Any, *, batch_size: int = 128) -> Any:
+        """The model's output for all of `x`, outside training.
+
+        Args:
+            state: whose params to use, `result.best` say.
+            x: inputs, with the examples along the first axis.
+            batch_size: examples a batch.
+
+        Returns:
+            The outputs of all examples, as `model.apply` gives them.
+        """
+        return evaluation.predict(self.programs, state, x, batch_size)

@@ -1,0 +1,111 @@
+"""The compiled programs of training: many steps in one, and the evaluation of a data set."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+
+from funcnet.data.arrays import Columns
+from funcnet.data.blocks import Source, nth, take
+from funcnet.data.order import order_words
+from funcnet.metrics import Metric, average
+from funcnet.training.state import ORDER, stream
+from funcnet.training.step import Accumulators, Step, contributions, merge, nothing
+from funcnet.types import Metrics, ModelState, Objective, Params, TrainState
+
+Once: TypeAlias = Callable[
+    [TrainState, Accumulators, Source], tuple[TrainState, Accumulators, jax.Array]
+]
+Advance: TypeAlias = Callable[
+    [TrainState, Accumulators, Source, Any], tuple[TrainState, Accumulators, jax.Array]
+]
+Evaluate: TypeAlias = Callable[[Params, ModelState, Columns], Accumulators]
+
+
+def make_once(
+    step: Step, metrics: Mapping[str, Metric], *, batch_size: int, shuffle: bool
+) -> Once:
+    """The program of one step, `(state, accumulators, source) -> (state, accumulators, loss)`.
+
+    Args:
+        step: the step itself, which is given its batch.
+        metrics: those whose accumulators `step` returns.
+        batch_size: examples a batch.
+        shuffle: whether each epoch has an order of its own.
+    """
+
+    def once(
+        state: TrainState, found: Accumulators, source: Source
+    ) -> tuple[TrainState, Accumulators, jax.Array]:
+        words = order_words(stream(state.key, ORDER))
+        batch = take(source, words, state.step, batch_size, shuffle)
+        state, more = step(state, batch)
+        return state, merge(metrics, found, more), average(more["loss"])
+
+    return once
+
+
+def make_advance(once: Once, capacity: int) -> Advance:
+    """The program `(state, accumulators, source, n) -> (state, accumulators, losses)`.
+
+    It runs `n` steps, a traced number of at most `capacity`, on batches taken inside the loop, and
+    so is compiled once however a run is cut into chunks, with the same bits for every way to cut.
+
+    Args:
+        once: what is repeated.
+        capacity: length of `losses`, the buffer into which each step's loss is written.
+    """
+
+    def advance(
+        state: TrainState, found: Accumulators, source: Source, n: Any
+    ) -> tuple[TrainState, Accumulators, jax.Array]:
+        def body(
+            i: jax.Array, carry: tuple[TrainState, Accumulators, jax.Array]
+        ) -> tuple[TrainState, Accumulators, jax.Array]:
+            state, found, losses = carry
+            state, found, loss = once(state, found, source)
+            return state, found, losses.at[i].set(loss.astype(losses.dtype))
+
+        return jax.lax.fori_loop(0, n, body, (state, found, jnp.zeros(capacity, jnp.float32)))
+
+    return advance
+
+
+def make_evaluate(
+    objective: Objective, metrics: Mapping[str, Metric], *, batch_size: int
+) -> Evaluate:
+    """The program `(params, model_state, columns) -> accumulators` over padded whole batches.
+
+    Args:
+        objective: what is averaged, outside training.
+        metrics: those whose accumulators it returns.
+        batch_size: examples a batch; the columns hold a multiple of it.
+    """
+
+    def of_batch(params: Params, model_state: ModelState, batch: Any) -> Accumulators:
+        (total, weight), (_, found) = objective(
+            params, model_state, batch, key=None, training=False
+        )
+        return contributions(metrics, total, weight, found)
+
+    def evaluate(params: Params, model_state: ModelState, columns: Columns) -> Accumulators:
+        first = jax.eval_shape(lambda c: nth(c, 0, batch_size), columns)
+        shapes = jax.eval_shape(of_batch, params, model_state, first)
+
+        def body(i: jax.Array, found: Accumulators) -> Accumulators:
+            batch = nth(columns, i * batch_size, batch_size)
+            return merge(metrics, found, of_batch(params, model_state, batch))
+
+        batches = len(jax.tree.leaves(columns)[0]) // batch_size
+        return jax.lax.fori_loop(0, batches, body, nothing(metrics, shapes))
+
+    return evaluate
+
+
+def compute(metrics: Mapping[str, Metric], found: Accumulators) -> Metrics:
+    """The reported values of accumulators."""
+    return {
+        name: metrics[name].compute(sums) if name in metrics else average(sums)
+        for name, sums in found.items()
+    }

@@ -1,0 +1,116 @@
+"""What is minimised: a loss per example, averaged by weight over a batch."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from funcnet import errors
+from funcnet.metrics import Metric
+from funcnet.types import Batch, Loss, Model, ModelState, Objective, Params
+
+
+def unpack(batch: Batch) -> tuple[Any, Any, jax.Array | None]:
+    """The parts `(x, y, weight)` of a batch, `weight` being None where it has none.
+
+    Example:
+        >>> unpack((1, 2))
+        (1, 2, None)
+    """
+    if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
+        raise TypeError(
+            f"`unpack`: a batch must be a tuple (x, y) or (x, y, weight), "
+            f"got {errors.describe(batch)}. Where there is no y, give x in its place."
+        )
+    x, y, *weight = batch
+    return x, y, weight[0] if weight else None
+
+
+def make_objective(model: Model, loss: Loss, metrics: Mapping[str, Metric]) -> Objective:
+    """The objective that is the weighted mean of `loss` over the examples of a batch.
+
+    Args:
+        model: what predicts.
+        loss: `loss(y_pred, y)`, one number an example; further axes are averaged.
+        metrics: accumulators updated with each batch's predictions, by name.
+
+    Returns:
+        The objective, whose metrics are the accumulators of this batch alone.
+    """
+
+    def objective(
+        params: Params,
+        model_state: ModelState,
+        batch: Batch,
+        *,
+        key: jax.Array | None,
+        training: bool,
+    ) -> tuple[tuple[Any, Any], tuple[ModelState, dict[str, Any]]]:
+        x, y, weight = unpack(batch)
+        y_pred, model_state = model.apply(params, model_state, x, key=key, training=training)
+        each = per_example(loss(y_pred, y), y_pred, y)
+        reported = jax.lax.stop_gradient(y_pred)
+        found = {
+            name: metric.update(metric.init(), reported, y, weight)
+            for name, metric in metrics.items()
+        }
+        return weigh(each, weight), (model_state, found)
+
+    return objective
+
+
+def weigh(each: jax.Array, weight: jax.Array | None) -> tuple[jax.Array, Any]:
+    """Sum and weight of one number an example; an example of weight 0 counts as if absent."""
+    if weight is None:
+        return each.sum(), np.float32(each.shape[0])
+    weight = weight.astype(each.dtype)
+    return jnp.where(weight == 0, 0, weight * each).sum(), weight.sum()
+
+
+def per_example(value: Any, y_pred: Any, y: Any) -> jax.Array:
+    """What a loss gave as one number an example, in float32 at least.
+
+    Raises:
+        TypeError: it is not an array of real numbers.
+        ValueError: it is a scalar, has not the batch's length, or comes of predictions and targets
+            whose shapes differ and were broadcast against each other.
+    """
+    if not hasattr(value, "shape") or not jnp.issubdtype(value.dtype, jnp.floating):
+        raise TypeError(
+            f"`loss`: it must give an array of real numbers, one for each example, "
+            f"got {errors.describe(value)}. Take the array out of it."
+        )
+    check_broadcast(value, y_pred, y)
+    length = len(jax.tree.leaves(y_pred)[0])
+    if value.ndim == 0:
+        raise ValueError(
+            f"`loss`: it must give one number for each of the {length} examples, got a single "
+            f"{errors.describe(value)}. Leave out its mean or sum; a loss that has no value for "
+            "one example alone is given as `Trainer(objective=...)`."
+        )
+    if value.shape[0] != length:
+        raise ValueError(
+            f"`loss`: it must give one number for each of the {length} examples, "
+            f"got {errors.describe(value)}. Its first axis must be that of y_pred."
+        )
+    wide = value.astype(jnp.promote_types(value.dtype, jnp.float32))
+    return wide.mean(tuple(range(1, value.ndim)))
+
+
+def check_broadcast(value: Any, y_pred: Any, y: Any) -> None:
+    """Raises where an elementwise loss met shapes that differ, as (B, 1) against (B,)."""
+    shapes = [getattr(leaf, "shape", None) for leaf in (y_pred, y)]
+    if None in shapes or shapes[0] == shapes[1]:
+        return
+    try:
+        joint = np.broadcast_shapes(*shapes)  # type: ignore[arg-type] # None is ruled out above
+    except ValueError:
+        return
+    if value.ndim and value.shape == joint:
+        raise ValueError(
+            f"`loss`: y_pred and y must have the same shape, got {errors.describe(y_pred)} and "
+            f"{errors.describe(y)}, which would be broadcast to {errors.describe(value)}. "
+            "Reshape y, with `y[:, None]` say, or end the model with `lambda y: y.squeeze(-1)`."
+        )

@@ -1,0 +1,280 @@
+"""One step of training as a pure function, ignorant of devices."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from funcnet import errors, tree
+from funcnet.metrics import Metric, weighted, zeros
+from funcnet.training.state import NOISE, stream
+from funcnet.types import Batch, ModelState, Objective, Params, PyTree, TrainState
+
+Accumulators: TypeAlias = dict[str, PyTree]
+"""Sums over batches by name: `loss`, the trainer's metrics, and the objective's own scalars."""
+
+Step: TypeAlias = Callable[[TrainState, Batch], tuple[TrainState, Accumulators]]
+
+
+class Descent(NamedTuple):
+    """What one batch tells the optimizer, and what it leaves behind."""
+
+    value: Any
+    weight: Any
+    grads: Params
+    model_state: ModelState
+    found: Accumulators
+
+
+def make_step(
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    metrics: Mapping[str, Metric],
+    accumulate: int = 1,
+) -> Step:
+    """The step `(state, batch) -> (state, accumulators)`.
+
+    The gradient of the objective's mean, `sum / weight`, is given to the optimizer together with
+    optax's extra arguments `value`, `grad` and `value_fn`. A batch whose weight is 0 is consumed
+    without an update. The noise of step k is `fold_in(noise, k)`.
+
+    Args:
+        objective: what is minimised.
+        optimizer: what makes updates of gradients.
+        metrics: those whose accumulators the objective returns.
+        accumulate: micro-batches into which a batch is cut, one after the other, to save memory.
+            The update is that of the whole batch, except where a model's output for one example
+            depends on the others (batch norm) or on noise: each micro-batch has its own.
+    """
+    update = optax.with_extra_args_support(optimizer).update
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Accumulators]:
+        noise = jax.random.fold_in(stream(state.key, NOISE), state.step)
+        if accumulate == 1:
+            at = descend(objective, metrics, state.params, state.model_state, batch, noise)
+        else:
+            micro = cut(batch, accumulate)
+            at = descend_by_parts(objective, metrics, state, micro, noise)
+
+        def value_fn(params: Params) -> Any:
+            model_state = state.model_state
+            if accumulate == 1:
+                return mean(objective, metrics, params, model_state, batch, noise)[0]
+            return mean_by_parts(objective, params, model_state, micro, noise)
+
+        def updated() -> tuple[Params, ModelState, optax.OptState]:
+            updates, opt_state = update(
+                at.grads,
+                state.opt_state,
+                state.params,
+                value=at.value,
+                grad=at.grads,
+                value_fn=value_fn,
+            )
+            check_updates(state.params, updates)
+            new = optax.apply_updates(state.params, updates), at.model_state, opt_state
+            return alike(skipped(), new)
+
+        def skipped() -> tuple[Params, ModelState, optax.OptState]:
+            return state.params, state.model_state, state.opt_state
+
+        if isinstance(at.weight, jax.Array):
+            new = jax.lax.cond(at.weight > 0, updated, skipped)
+        else:
+            new = updated()
+        return TrainState(state.step + 1, *new, state.key), at.found
+
+    return step
+
+
+def mean(
+    objective: Objective,
+    metrics: Mapping[str, Metric],
+    params: Params,
+    model_state: ModelState,
+    batch: Batch,
+    key: jax.Array,
+) -> tuple[Any, tuple[Any, ModelState, Accumulators]]:
+    """The objective's mean over a batch, with its weight, the new model_state and sums."""
+    (total, weight), (model_state, found) = objective(
+        params, model_state, batch, key=key, training=True
+    )
+    sums = contributions(metrics, total, weight, found)
+    return total / nonzero(weight), (weight, model_state, sums)
+
+
+def descend(
+    objective: Objective,
+    metrics: Mapping[str, Metric],
+    params: Params,
+    model_state: ModelState,
+    batch: Batch,
+    key: jax.Array,
+) -> Descent:
+    """Value and gradient of the objective's mean over one batch."""
+
+    def of_params(params: Params) -> tuple[Any, tuple[Any, ModelState, Accumulators]]:
+        return mean(objective, metrics, params, model_state, batch, key)
+
+    (value, (weight, model_state, found)), grads = jax.value_and_grad(of_params, has_aux=True)(
+        params
+    )
+    return Descent(value, weight, grads, model_state, found)
+
+
+def descend_by_parts(
+    objective: Objective,
+    metrics: Mapping[str, Metric],
+    state: TrainState,
+    micro: Batch,
+    noise: jax.Array,
+) -> Descent:
+    """The same over micro-batches: `sum(W_i * mean_i) / W` and its gradient, W the whole weight."""
+
+    def part(carry: Descent, numbered: tuple[Any, Batch]) -> tuple[Descent, None]:
+        i, batch = numbered
+        key = jax.random.fold_in(noise, i)
+        at = descend(objective, metrics, state.params, carry.model_state, batch, key)
+        return add_part(metrics, carry, at), None
+
+    first = jax.tree.map(lambda leaf: leaf[0], micro)
+    shape = jax.eval_shape(
+        lambda b: descend(objective, metrics, state.params, state.model_state, b, noise), first
+    )
+    count = len(jax.tree.leaves(micro)[0])
+    carry, _ = jax.lax.scan(part, empty(metrics, shape, state), (jnp.arange(count), micro))
+    whole = nonzero(carry.weight)
+    grads = jax.tree.map(lambda g, p: (g / whole).astype(p.dtype), carry.grads, state.params)
+    return carry._replace(value=carry.value / whole, grads=grads)
+
+
+def mean_by_parts(
+    objective: Objective,
+    params: Params,
+    model_state: ModelState,
+    micro: Batch,
+    noise: jax.Array,
+) -> Any:
+    """The objective's mean over micro-batches, as a function of the params alone."""
+
+    def part(numbered: tuple[Any, Batch]) -> tuple[Any, Any]:
+        i, batch = numbered
+        key = jax.random.fold_in(noise, i)
+        return objective(params, model_state, batch, key=key, training=True)[0]
+
+    count = len(jax.tree.leaves(micro)[0])
+    total, weight = jax.lax.map(part, (jnp.arange(count), micro))
+    return total.sum() / nonzero(weight.sum())
+
+
+def add_part(metrics: Mapping[str, Metric], carry: Descent, at: Descent) -> Descent:
+    """The sums over one micro-batch more."""
+    return Descent(
+        value=carry.value + at.weight * at.value,
+        weight=carry.weight + at.weight,
+        grads=jax.tree.map(lambda a, g: a + at.weight * g.astype(a.dtype), carry.grads, at.grads),
+        model_state=alike(carry.model_state, at.model_state),
+        found=merge(metrics, carry.found, at.found),
+    )
+
+
+def empty(metrics: Mapping[str, Metric], shape: Descent, state: TrainState) -> Descent:
+    """Sums over no micro-batch: floats are summed in float32 at least."""
+
+    def zero(leaf: Any) -> jax.Array:
+        return jnp.zeros(leaf.shape, jnp.promote_types(leaf.dtype, jnp.float32))
+
+    return Descent(
+        value=zero(shape.value),
+        weight=zero(shape.weight),
+        grads=jax.tree.map(zero, shape.grads),
+        model_state=state.model_state,
+        found=nothing(metrics, shape.found),
+    )
+
+
+def contributions(
+    metrics: Mapping[str, Metric], total: Any, weight: Any, found: Mapping[str, Any]
+) -> Accumulators:
+    """What one batch adds to the accumulators: `loss` first, scalars by the batch's weight."""
+    clash = sorted(name for name in found if name == "loss" or name.startswith("val_"))
+    if clash:
+        raise ValueError(
+            f"`objective`: a metric can't be named {clash[0]!r}, which the history uses itself. "
+            "Give it another name."
+        )
+    sums = {"loss": weighted(jax.lax.stop_gradient(total), weight)}
+    for name, value in found.items():
+        if name in metrics:
+            sums[name] = value
+        elif jnp.shape(value):
+            raise ValueError(
+                f"`objective`: the metric {name!r} must be a scalar, got {errors.describe(value)}. "
+                "Average it, or give the trainer a metric of that name."
+            )
+        else:
+            sums[name] = weighted(jax.lax.stop_gradient(value) * weight, weight)
+    return sums
+
+
+def nothing(metrics: Mapping[str, Metric], shapes: Accumulators) -> Accumulators:
+    """Accumulators of no batch, shaped and typed like those of one."""
+    return {
+        name: zeros(metrics[name], shape)
+        if name in metrics
+        else jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shape)
+        for name, shape in shapes.items()
+    }
+
+
+def merge(metrics: Mapping[str, Metric], a: Accumulators, b: Accumulators) -> Accumulators:
+    """The accumulators of two sets of batches as those of both."""
+    return {
+        name: metrics[name].merge(a[name], b[name])
+        if name in metrics
+        else jax.tree.map(jnp.add, a[name], b[name])
+        for name in a
+    }
+
+
+def cut(batch: Batch, parts: int) -> Batch:
+    """A batch as `parts` micro-batches along a new first axis."""
+
+    def of_leaf(leaf: jax.Array) -> jax.Array:
+        if len(leaf) % parts:
+            raise ValueError(
+                f"`Trainer`: accumulate={parts} must divide the batch size, got {len(leaf)}. "
+                "Choose a batch size that is a multiple of it."
+            )
+        return leaf.reshape(parts, len(leaf) // parts, *leaf.shape[1:])
+
+    micro: Batch = jax.tree.map(of_leaf, batch)
+    return micro
+
+
+def nonzero(weight: Any) -> Any:
+    """A weight to divide by: 1 in place of 0."""
+    return jnp.where(weight == 0, 1, weight) if isinstance(weight, jax.Array) else weight
+
+
+def alike(old: PyTree, new: PyTree) -> PyTree:
+    """`new` in the dtypes of `old`, so that a step never changes the type of the state."""
+    return jax.tree.map(lambda o, n: jax.lax.convert_element_type(n, o.dtype), old, new)
+
+
+def check_updates(params: Params, updates: PyTree) -> None:
+    """Raises unless the updates have the shapes of the params; optax would broadcast them."""
+    wrong = [
+        f"{path}: expected {list(jnp.shape(leaf))}, got {list(jnp.shape(got))}"
+        for (path, leaf), got in zip(
+            tree.paths(params).items(), jax.tree.leaves(updates), strict=True
+        )
+        if jnp.shape(leaf) != jnp.shape(got)
+    ]
+    if wrong:
+        raise ValueError(
+            f"`Trainer`: the optimizer must give updates of the shapes of params, got "
+            f"{'; '.join(wrong)}. Check the transformations it is chained of."
+        )

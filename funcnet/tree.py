@@ -1,0 +1,63 @@
+"""Pytrees by path: the leaves with their names, sizes, and how two trees differ."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from funcnet.types import PyTree
+
+
+def paths(tree: PyTree) -> dict[str, Any]:
+    """Leaves of `tree` by path, such as `"encoder/0/kernel"`, in the order of `jax.tree.leaves`.
+
+    Example:
+        >>> paths({"a": [1, 2], "b": {"c": 3}})
+        {'a/0': 1, 'a/1': 2, 'b/c': 3}
+    """
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def spec(tree: PyTree) -> PyTree:
+    """`tree` with each array replaced by the `jax.ShapeDtypeStruct` that JAX would make of it.
+
+    Example:
+        >>> import numpy as np
+        >>> spec(np.zeros((2, 3), np.float32))
+        ShapeDtypeStruct(shape=(2, 3), dtype=float32)
+    """
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), abstract(tree))
+
+
+def abstract(tree: PyTree) -> PyTree:
+    """`tree` with each leaf replaced by its shape, dtype and weak type, in JAX's own dtypes."""
+    return jax.eval_shape(lambda leaf: leaf, tree)
+
+
+def size(tree: PyTree) -> int:
+    """Number of array elements in `tree`.
+
+    Example:
+        >>> size({"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)})
+        8
+    """
+    return sum(math.prod(jnp.shape(leaf)) for leaf in jax.tree.leaves(tree))
+
+
+def nbytes(tree: PyTree) -> int:
+    """Number of bytes that the arrays of `tree` hold.
+
+    Example:
+        >>> nbytes(jnp.ones((3, 2), jnp.float32))
+        24
+    """
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(spec(tree)))
+
+
+def copy(tree: PyTree) -> PyTree:
+    """`tree` in new buffers, so that donating the one leaves the other."""
+    return jax.tree.map(jnp.copy, tree)
