@@ -60,8 +60,9 @@ def differences(expected: PyTree, actual: PyTree) -> list[str]:
         elif describe(leaf) != describe(got[path]):
             lines.append(f"{path}: expected {describe(leaf)}, got {describe(got[path])}")
     lines += [f"{path}: not expected, got {describe(got[path])}" for path in got.keys() - want]
-    if not lines and jax.tree.structure(expected) != jax.tree.structure(actual):
-        lines.append(f"expected {jax.tree.structure(expected)}, got {jax.tree.structure(actual)}")
+    want_form, got_form = str(jax.tree.structure(expected)), str(jax.tree.structure(actual))
+    if not lines and want_form != got_form:
+        lines.append(f"expected {want_form}, got {got_form}")
     return lines
 
 
@@ -74,10 +75,8 @@ def positive(function: str, **arguments: Any) -> None:
         ValueError: `dense`: features must be a positive whole number, got 0.
     """
     for name, value in arguments.items():
+        words = f"`{function}`: {name} must be a positive whole number, got {value!r}."
         if isinstance(value, bool) or not isinstance(value, int | np.integer):
-            kind = TypeError
-        elif value < 1:
-            kind = ValueError
-        else:
-            continue
-        raise kind(f"`{function}`: {name} must be a positive whole number, got {value!r}.")
+            raise TypeError(words)
+        if value < 1:
+            raise ValueError(words)

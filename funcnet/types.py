@@ -25,7 +25,8 @@ Metrics: TypeAlias = dict[str, Any]
 class Init(Protocol):
     """Makes a model's arrays; `x` is a batch, or `jax.ShapeDtypeStruct`s that describe one."""
 
-    def __call__(self, key: jax.Array, x: Any, /) -> tuple[Params, ModelState]: ...
+    def __call__(self, key: jax.Array, x: Any, /) -> tuple[Params, ModelState]:
+        """Gives the first params and model_state for inputs like `x`."""
 
 
 class Apply(Protocol):
@@ -40,7 +41,8 @@ class Apply(Protocol):
         *,
         key: jax.Array | None = None,
         training: bool | None = None,
-    ) -> tuple[Any, ModelState]: ...
+    ) -> tuple[Any, ModelState]:
+        """Gives the output for `x` and the next model_state."""
 
 
 class Model(NamedTuple):
@@ -99,4 +101,5 @@ class Objective(Protocol):
         *,
         key: jax.Array | None,
         training: bool,
-    ) -> tuple[tuple[Any, Any], tuple[ModelState, Mapping[str, Any]]]: ...
+    ) -> tuple[tuple[Any, Any], tuple[ModelState, Mapping[str, Any]]]:
+        """Gives sum and weight over the batch, the next model_state and the metrics."""

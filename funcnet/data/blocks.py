@@ -1,6 +1,6 @@
 """What a chunk of steps reads: whole arrays on the device, or a block of successive batches."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
@@ -86,9 +86,7 @@ def to_block(parts: list[Columns], start: int, size: int) -> Block:
     return Block(jax.device_put(jax.tree.map(join, *parts)), np.int32(start))
 
 
-def group(
-    batches: Iterable[Batch], capacity: int, start: int
-) -> Iterator[tuple[Block, int, int]]:
+def group(batches: Iterable[Batch], capacity: int, start: int) -> Iterator[tuple[Block, int, int]]:
     """Blocks of up to `capacity` successive batches of one shape: `(block, steps, batch_size)`.
 
     A batch of another shape, such as a shorter last one, begins a block of its own.
@@ -96,7 +94,9 @@ def group(
     held: list[Batch] = []
     for batch in batches:
         batch = jax.tree.map(np.asarray, batch)
-        if held and (len(held) == capacity or errors.differences(tree.spec(held[0]), tree.spec(batch))):
+        if held and (
+            len(held) == capacity or errors.differences(tree.spec(held[0]), tree.spec(batch))
+        ):
             yield close(held, start, capacity)
             start, held = start + len(held), []
         held.append(batch)

@@ -205,7 +205,7 @@ def layer_stack(block: Layer, n: int) -> Model:
         x = tree.spec(x)
         params, model_state = jax.vmap(lambda k: layer.init(k, x))(jax.random.split(key, n))
         one = jax.tree.map(lambda leaf: leaf[0], (params, model_state))
-        check_same("layer_stack", x, output_spec(layer, *one, x))
+        check_same("layer_stack", x, output_spec(layer, one[0], one[1], x))
         return params, model_state
 
     def apply(

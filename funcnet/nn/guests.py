@@ -111,9 +111,7 @@ def from_linen(module: Any) -> Model:
         flags = {} if flag is None else {flag: on == TRAINING_FLAGS[flag]}
         variables = {"params": params, **model_state}
         mutable = list(model_state) if on else []
-        y, new_state = module.apply(
-            variables, *arguments(x), rngs=key, mutable=mutable, **flags
-        )
+        y, new_state = module.apply(variables, *arguments(x), rngs=key, mutable=mutable, **flags)
         return y, (new_state if mutable else model_state)
 
     return named(Model(init, apply), type(module).__name__)
@@ -138,5 +136,5 @@ def arguments(x: Any) -> tuple[Any, ...]:
 
 def named(model: Model, name: str) -> Model:
     """`model`, whose kind is `name` in errors and summaries."""
-    model.init.__qualname__ = f"{name}.<locals>.init"
+    setattr(model.init, "__qualname__", f"{name}.<locals>.init")  # noqa: B010 - a protocol has none
     return model

@@ -205,7 +205,7 @@ def checked(function: str, window: Any, strides: Any, padding: Any) -> Windows:
     ):
         raise ValueError(
             f"`{function}`: padding must be smaller than the window {where.sizes}, so that no "
-            f"window holds padding alone, got {padding!r}."
+            f"window holds padding alone, got {padding!r}. Choose a larger window or less padding."
         )
     return where
 
@@ -215,5 +215,6 @@ def check_global(function: str, x: Any) -> None:
     check_rank(function, x, 3, "(B, *spatial, C)")
     if 0 in x.shape[1:-1]:
         raise ValueError(
-            f"`{function}`: the spatial axes of x must not be empty, got {errors.describe(x)}."
+            f"`{function}`: the spatial axes of x must not be empty, got {errors.describe(x)}. "
+            "Check the layers before this one."
         )

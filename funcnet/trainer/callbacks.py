@@ -19,7 +19,7 @@ class Event(NamedTuple):
     """A moment of a fit.
 
     Attributes:
-        kind: `"start"`, `"chunk"` (some steps are done), `"epoch"` (its metrics are known), `"end"`.
+        kind: `"start"`, `"chunk"` (some steps are done), `"epoch"` (with its metrics), `"end"`.
         epoch: epochs that are complete.
         step: steps done.
         steps: steps asked for, or None if that is not known, as of a stream.
@@ -132,7 +132,11 @@ def progress(shown: bool | None = None) -> Callback:
             bar.set_description(f"epoch {event.epoch}", refresh=False)
         if event.metrics:
             bar.set_postfix(
-                {name: f"{value:.4g}" for name, value in event.metrics.items() if not np.ndim(value)}
+                {
+                    name: f"{value:.4g}"
+                    for name, value in event.metrics.items()
+                    if not np.ndim(value)
+                }
             )
         if event.kind == "end":
             bar.close()

@@ -32,7 +32,9 @@ def check_state(function: str, programs: Programs, state: Any, x: PyTree) -> Non
         {"params": state.params, "model_state": state.model_state},
     )
     if function == "fit":
-        wrong += errors.differences({"opt_state": expected.opt_state}, {"opt_state": state.opt_state})
+        wrong += errors.differences(
+            {"opt_state": expected.opt_state}, {"opt_state": state.opt_state}
+        )
     if wrong:
         lines = "\n  ".join(wrong)
         raise ValueError(
@@ -47,7 +49,7 @@ def check_labels(function: str, programs: Programs, state: Any, columns: Columns
     Labels are taken to be classes where the trainer has a `loss`, y holds integers, and y_pred has
     one axis more. Examples of weight 0 are passed over.
     """
-    x, y = columns[:2]
+    y = columns[1]
     if programs.loss is None or not hasattr(y, "dtype") or y.dtype.kind not in "iu":
         return
     one = tree.spec(rows(columns, slice(0, 1)))
@@ -80,5 +82,8 @@ def where_not_finite(columns: Columns) -> str:
             wrong = ~np.isfinite(np.asarray(leaf, np.float32))
             if wrong.any():
                 row = int(np.argwhere(wrong)[0][0])
-                return f" The data is not finite: {path} holds {wrong.sum()} such values, the first in row {row}."
+                return (
+                    f" The data is not finite: {path} holds {wrong.sum()} such values, "
+                    f"the first in row {row}."
+                )
     return " The data is finite: a smaller learning rate, or clipping the gradient, may help."

@@ -50,9 +50,7 @@ def is_batches(data: Any) -> bool:
     return isinstance(data, list) and all(isinstance(part, tuple) for part in data)
 
 
-def over(
-    programs: Programs, state: TrainState, blocks: list[Columns], batch_size: int
-) -> Metrics:
+def over(programs: Programs, state: TrainState, blocks: list[Columns], batch_size: int) -> Metrics:
     """The metrics over blocks of whole batches, on the host."""
     program = programs.evaluate(batch_size)
     found: Accumulators | None = None

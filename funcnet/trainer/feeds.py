@@ -1,6 +1,6 @@
 """Where a fit's batches come from: arrays on the device, arrays on the host, or a stream."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -44,31 +44,35 @@ class Feed(Protocol):
 class ResidentFeed:
     """Arrays that live on the device."""
 
+    steps_per_epoch: int | None
+
     def __init__(self, columns: Columns, batch_size: int) -> None:
         self.source = Resident(jax.device_put(columns))
         self.batch_size = batch_size
-        self.steps_per_epoch = -(-examples(columns) // batch_size)
+        self.steps_per_epoch = self.per_epoch = -(-examples(columns) // batch_size)
         self.example = rows(columns, slice(0, 1))
 
     def epoch(self, step: int, last: int | None) -> Iterator[Portion]:
         """One portion: all the steps that are left."""
-        yield Portion(self.source, left(step, self.steps_per_epoch, last), self.batch_size)
+        yield Portion(self.source, left(step, self.per_epoch, last), self.batch_size)
 
 
 class StagedFeed:
     """Arrays on the host, sent to the device in blocks that a thread makes ahead."""
 
+    steps_per_epoch: int | None
+
     def __init__(self, columns: Columns, key: jax.Array, batch_size: int, shuffle: bool) -> None:
         self.columns, self.batch_size, self.shuffle = columns, batch_size, shuffle
         self.words = np.asarray(order_words(stream(key, ORDER)))
-        self.steps_per_epoch = -(-examples(columns) // batch_size)
+        self.steps_per_epoch = self.per_epoch = -(-examples(columns) // batch_size)
         self.example = rows(columns, slice(0, 1))
         size = tree.nbytes(self.example) * batch_size
-        self.capacity = max(1, min(CAPACITY, self.steps_per_epoch, BLOCK_BYTES // max(size, 1)))
+        self.capacity = max(1, min(CAPACITY, self.per_epoch, BLOCK_BYTES // max(size, 1)))
 
     def epoch(self, step: int, last: int | None) -> Iterator[Portion]:
         """Blocks of up to `capacity` steps."""
-        return ahead(self.blocks(step, step + left(step, self.steps_per_epoch, last)))
+        return ahead(self.blocks(step, step + left(step, self.per_epoch, last)))
 
     def blocks(self, step: int, end: int) -> Iterator[Portion]:
         """The same, each made when it is asked for."""
@@ -91,7 +95,7 @@ class StreamFeed:
 
     def __init__(self, batches: Iterable[Any]) -> None:
         self.batches = batches
-        self.steps_per_epoch = len(batches) if hasattr(batches, "__len__") else None
+        self.steps_per_epoch = len(batches) if isinstance(batches, Sized) else None
         first = next(iter(batches), None) if self.repeats else None
         if self.repeats and first is None:
             raise ValueError(EMPTY)

@@ -16,7 +16,7 @@ from funcnet import errors
 from funcnet.data.arrays import Columns, Staged, check_columns, split
 from funcnet.stopping import Reason, Stopping, StopState, early_stopping
 from funcnet.trainer import evaluation
-from funcnet.trainer.callbacks import Callback, Event, StopTraining, as_callback, progress
+from funcnet.trainer.callbacks import Event, StopTraining, as_callback, progress
 from funcnet.trainer.checks import check_labels, check_state, where_not_finite
 from funcnet.trainer.feeds import Feed, Portion, make_feed
 from funcnet.trainer.programs import CAPACITY, Program, Programs, flops, has_xla_convolution
@@ -146,6 +146,7 @@ class Loop:
         self.history: dict[str, list[Any]] = {}
         self.losses: list[np.ndarray] = []
         self.best_epoch: int | None = None
+        self.found: Accumulators | None = None
         self.state = self.first_state(key)
         self.step = int(self.state.step)
         if columns is not None:
@@ -210,18 +211,17 @@ class Loop:
         per_epoch = self.feed.steps_per_epoch
         epoch = self.step // per_epoch if per_epoch else 0
         while not self.done(epoch):
-            before = self.step
-            found = None
+            self.found = None
             for portion in self.feed.epoch(self.step, self.settings.steps):
-                for found in self.chunks(portion, found):
+                for _ in self.chunks(portion):
                     if self.broken():
                         return Reason.NON_FINITE, self.what_broke()
                     if pressed.is_set():
                         return Reason.INTERRUPTED, Reason.INTERRUPTED.words
-            if found is None:
-                return Reason.EPOCHS, f"the data ended after {before} steps"
+            if self.found is None:
+                return Reason.EPOCHS, f"the data ended after {self.step} steps"
             epoch += 1
-            if (reason := self.close_epoch(epoch, found)) != Reason.GOING_ON:
+            if (reason := self.close_epoch(epoch)) != Reason.GOING_ON:
                 return reason, f"{reason.words} ({self.stopping.monitor})"
         return Reason.EPOCHS, Reason.EPOCHS.words
 
@@ -234,22 +234,23 @@ class Loop:
             steps is not None and self.step >= steps
         )
 
-    def chunks(self, portion: Portion, found: Accumulators | None) -> Iterator[Accumulators]:
-        """Takes the steps of a portion, and yields the epoch's sums after each chunk of them."""
+    def chunks(self, portion: Portion) -> Iterator[None]:
+        """Takes the steps of a portion, and yields after each chunk of them."""
         source, steps, batch_size = portion
-        if found is None:
-            found = self.programs.nothing(self.state, source, batch_size, self.settings.shuffle)
-            found = jax.tree.map(jax.numpy.array, found)
-        run, at_most = self.runner(found, portion)
+        if self.found is None:
+            self.found = self.programs.nothing(
+                self.state, source, batch_size, self.settings.shuffle
+            )
+        run, at_most = self.runner(portion)
         while steps:
             n = min(steps, at_most)
-            self.state, found, losses = run(self.state, found, source, n)
+            self.state, self.found, losses = run(self.state, self.found, source, n)
             steps, self.step = steps - n, self.step + n
             self.losses.append(np.asarray(losses)[:n])
             self.tell("chunk", {"loss": float(self.losses[-1][-1])})
-            yield found
+            yield
 
-    def runner(self, found: Accumulators, portion: Portion) -> tuple[Any, int]:
+    def runner(self, portion: Portion) -> tuple[Any, int]:
         """The function that takes `n` steps, and the most that it should take at a time.
 
         A loop in one program, of about `CHUNK_FLOPS` operations. The exception is a step with
@@ -258,9 +259,11 @@ class Loop:
         source, _, batch_size = portion
         platform = jax.default_backend()
         program = self.programs.advance(batch_size, self.settings.shuffle)
-        args = self.state, found, source, np.int32(0)
+        args = self.state, self.found, source, np.int32(0)
         if platform == "cpu" and has_xla_convolution(program.lower(*args)):
-            return self.one_by_one(self.programs.single(batch_size, self.settings.shuffle)), IN_FLIGHT
+            return self.one_by_one(
+                self.programs.single(batch_size, self.settings.shuffle)
+            ), IN_FLIGHT
         work = flops(program.compile(*args))
         self.warn_of_retrace(program)
         budget = CHUNK_FLOPS.get(platform, OTHER_CHUNK_FLOPS)
@@ -294,9 +297,10 @@ class Loop:
             )
         self.known = program.traces
 
-    def close_epoch(self, epoch: int, found: Accumulators) -> Reason:
+    def close_epoch(self, epoch: int) -> Reason:
         """Evaluates, checks, keeps the best state, tells the callbacks."""
-        metrics = evaluation.report(compute(self.programs.metrics, found))
+        assert self.found is not None  # an epoch without a step has been turned away
+        metrics = evaluation.report(compute(self.programs.metrics, self.found))
         metrics |= learning_rate(self.state.opt_state)
         if self.validation:
             values = evaluation.over(

@@ -114,9 +114,7 @@ class Programs:
             "once",
             batch_size,
             shuffle,
-            make=lambda: make_once(
-                self.step, self.metrics, batch_size=batch_size, shuffle=shuffle
-            ),
+            make=lambda: make_once(self.step, self.metrics, batch_size=batch_size, shuffle=shuffle),
         )
 
     def single(self, batch_size: int, shuffle: bool) -> Program:
@@ -140,7 +138,7 @@ class Programs:
         )
 
     def pure_advance(self, batch_size: int, shuffle: bool) -> Any:
-        """`(state, source, n) -> (state, accumulators)`, which donates nothing and can be traced."""
+        """`(state, source, n) -> (state, accumulators)`, donating nothing, for any caller."""
 
         def advance(state: TrainState, source: Resident, n: Any) -> Any:
             found = self.nothing(state, source, batch_size, shuffle)
@@ -186,7 +184,8 @@ class Programs:
         """`(state) -> state` in new buffers."""
 
         def copy(state: TrainState) -> TrainState:
-            return tree.copy(state)
+            new: TrainState = tree.copy(state)
+            return new
 
         return self.get("copy", make=lambda: Program(copy))
 

@@ -14,7 +14,7 @@ from funcnet.data.blocks import Resident
 from funcnet.metrics import Metric
 from funcnet.stopping import Stopping
 from funcnet.trainer import evaluation, fitting
-from funcnet.trainer.callbacks import Callback, Event
+from funcnet.trainer.callbacks import Callback
 from funcnet.trainer.fitting import Result
 from funcnet.trainer.programs import Programs
 from funcnet.training.advance import compute

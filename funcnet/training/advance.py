@@ -23,9 +23,7 @@ Advance: TypeAlias = Callable[
 Evaluate: TypeAlias = Callable[[Params, ModelState, Columns], Accumulators]
 
 
-def make_once(
-    step: Step, metrics: Mapping[str, Metric], *, batch_size: int, shuffle: bool
-) -> Once:
+def make_once(step: Step, metrics: Mapping[str, Metric], *, batch_size: int, shuffle: bool) -> Once:
     """The program of one step, `(state, accumulators, source) -> (state, accumulators, loss)`.
 
     Args:
@@ -67,7 +65,9 @@ def make_advance(once: Once, capacity: int) -> Advance:
             state, found, loss = once(state, found, source)
             return state, found, losses.at[i].set(loss.astype(losses.dtype))
 
-        return jax.lax.fori_loop(0, n, body, (state, found, jnp.zeros(capacity, jnp.float32)))
+        losses = jnp.zeros(capacity, jnp.float32)
+        state, found, losses = jax.lax.fori_loop(0, n, body, (state, found, losses))
+        return state, found, losses
 
     return advance
 
@@ -98,7 +98,8 @@ def make_evaluate(
             return merge(metrics, found, of_batch(params, model_state, batch))
 
         batches = len(jax.tree.leaves(columns)[0]) // batch_size
-        return jax.lax.fori_loop(0, batches, body, nothing(metrics, shapes))
+        found: Accumulators = jax.lax.fori_loop(0, batches, body, nothing(metrics, shapes))
+        return found
 
     return evaluate
 

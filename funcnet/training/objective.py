@@ -96,7 +96,8 @@ def per_example(value: Any, y_pred: Any, y: Any) -> jax.Array:
             f"got {errors.describe(value)}. Its first axis must be that of y_pred."
         )
     wide = value.astype(jnp.promote_types(value.dtype, jnp.float32))
-    return wide.mean(tuple(range(1, value.ndim)))
+    each: jax.Array = wide.mean(tuple(range(1, value.ndim)))
+    return each
 
 
 def check_broadcast(value: Any, y_pred: Any, y: Any) -> None:

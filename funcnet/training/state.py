@@ -35,10 +35,9 @@ def init_state(
     check_key("init", key)
     params, model_state = model.init(stream(key, INIT), tree.spec(x))
     check_params(params)
-    state = TrainState(
-        jnp.zeros((), jnp.int32), params, model_state, optimizer.init(params), key
-    )
-    return strong(state)
+    state = TrainState(jnp.zeros((), jnp.int32), params, model_state, optimizer.init(params), key)
+    first: TrainState = strong(state)
+    return first
 
 
 def strong(state: PyTree) -> PyTree:

@@ -75,7 +75,8 @@ def make_step(
             )
             check_updates(state.params, updates)
             new = optax.apply_updates(state.params, updates), at.model_state, opt_state
-            return alike(skipped(), new)
+            kept: tuple[Params, ModelState, optax.OptState] = alike(skipped(), new)
+            return kept
 
         def skipped() -> tuple[Params, ModelState, optax.OptState]:
             return state.params, state.model_state, state.opt_state
@@ -84,7 +85,8 @@ def make_step(
             new = jax.lax.cond(at.weight > 0, updated, skipped)
         else:
             new = updated()
-        return TrainState(state.step + 1, *new, state.key), at.found
+        params, model_state, opt_state = new
+        return TrainState(state.step + 1, params, model_state, opt_state, state.key), at.found
 
     return step
 
