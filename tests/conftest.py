@@ -13,7 +13,12 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 import jax
 import pytest
 
-jax.config.update("jax_numpy_rank_promotion", "raise")
+
+@pytest.fixture(autouse=True)
+def no_rank_promotion():
+    """A vector against a matrix is an error: the library must say which axis it means."""
+    with jax.numpy_rank_promotion("raise"):
+        yield
 
 
 @pytest.fixture

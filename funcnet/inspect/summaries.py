@@ -1,9 +1,10 @@
 """`summary`: the layers of a model in a table, read off its jaxpr; nothing is computed."""
 
 import html
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, groupby
 from typing import Any, NamedTuple
 
 import jax
@@ -112,11 +113,16 @@ def summary(model: Model, x: Any, *, training: bool = False) -> Summary:
     except Exception as error:
         error.add_note(f"in `summary`, for x = {errors.describe(tree.spec(x))}")
         raise
-    total = Row("", kind(model), y, tree.size(params), tree.nbytes(params), work("", steps))
-    rows = tuple(
-        Row(path, name, output, *sizes(path, params), work(path, steps))
-        for path, (name, output) in layers(steps).items()
-    )
+    leaves = tree.paths(params).items()
+    learnt = by_prefix((path, tree.size(leaf)) for path, leaf in leaves)
+    taken = by_prefix((path, tree.nbytes(leaf)) for path, leaf in leaves)
+    work = by_prefix((step.path, step.times * count(step.equation)) for step in steps)
+
+    def row(path: str, kind: str, output: Any) -> Row:
+        return Row(path, kind, output, learnt[path], taken[path], work[path])
+
+    total = row("", kind(model), y)
+    rows = tuple(row(path, *named) for path, named in layers(steps).items())
     return Summary(rows or (total,), total, tree.nbytes(model_state))
 
 
@@ -143,8 +149,110 @@ def layers(steps: Iterable[Operation]) -> dict[str, tuple[str, Any]]:
     """
     found: dict[str, tuple[str, Any]] = {}
     order: dict[str, None] = {}
-    for step in steps:
-        order |= dict.fromkeys(accumulate(step.path.split("/"), "{}/{}".format))
-        if step.equation.primitive.name == "name" and step.path:
-            ...
+    for (path, name), group in groupby(steps, key=lambda step: (step.path, name_of(step))):
+        order |= dict.fromkeys(prefixes(path))
+        if path and name is not None:
+            found[path] = name, output(group)
     return {path: found[path] for path in order if path in found}
+
+
+def name_of(step: Operation) -> str | None:
+    """The name that an operation gives to its input; None if it does something else."""
+    is_name = step.equation.primitive.name == "name"
+    return step.equation.params["name"] if is_name else None
+
+
+def output(steps: Iterable[Operation]) -> Any:
+    """The shape and dtype of what the operations give; a tuple if there are several."""
+    avals = [step.equation.outvars[0].aval for step in steps]
+    specs = tuple(jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in avals)
+    return specs if len(specs) > 1 else specs[0]
+
+
+def by_prefix(pairs: Iterable[tuple[str, int]]) -> Counter[str]:
+    """Sums of numbers over all paths that begin with each path."""
+    sums: Counter[str] = Counter()
+    for path, number in pairs:
+        for prefix in prefixes(path):
+            sums[prefix] += number
+    return sums
+
+
+def prefixes(path: str) -> list[str]:
+    """The paths that lead to a path, and itself.
+
+    Example:
+        >>> prefixes("encoder/0")
+        ['', 'encoder', 'encoder/0']
+    """
+    return ["", *accumulate(path.split("/"), "{}/{}".format)] if path else [""]
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """A row in words."""
+    words = row.path, row.kind, errors.describe(row.output)
+    return (*words, f"{row.params:,}", human(row.bytes), f"{row.flops:,}")
+
+
+def aligned(row: Iterable[str], widths: list[int]) -> str:
+    """A line of the table: words to the left, numbers to the right."""
+    words = zip(row, widths, "<<<>>>", strict=True)
+    return "  ".join(f"{word:{side}{width}}" for word, width, side in words)
+
+
+def table_row(row: Iterable[str], tag: str) -> str:
+    """The same in HTML."""
+    sides = ("left",) * 3 + ("right",) * 3
+    return "<tr>{}</tr>".format(
+        "".join(
+            f"<{tag} style='text-align: {side}'>{html.escape(word)}</{tag}>"
+            for word, side in zip(row, sides, strict=True)
+        )
+    )
+
+
+def human(number: float) -> str:
+    """A number of bytes in the unit that suits it, of 1,000 of the one before.
+
+    Example:
+        >>> human(999), human(1_300), human(2_000_000)
+        ('999 B', '1.3 kB', '2.0 MB')
+    """
+    if number < 1000:
+        return f"{number} B"
+    for unit in ("kB", "MB", "GB", "TB"):
+        number /= 1000
+        if number < 999.95:
+            break
+    return f"{number:,.1f} {unit}"
+
+
+def check_model(model: Any) -> None:
+    """Raises unless `model` is one."""
+    if not isinstance(model, Model):
+        raise TypeError(
+            f"`summary`: model must be a funcnet model, got {model!r}. "
+            "Make one of it with `fn.as_model(...)` or `fn.sequential(...)`."
+        )
+
+
+def check_input(x: Any) -> None:
+    """Raises unless `x` is made of arrays, or of shapes and dtypes."""
+    leaves = tree.paths(x)
+    wrong = [f"{path}: {leaf!r}" if path else repr(leaf) for path, leaf in leaves.items()]
+    wrong = [w for w, leaf in zip(wrong, leaves.values(), strict=True) if not is_array(leaf)]
+    if wrong or not leaves:
+        raise TypeError(
+            "`summary`: x must be a batch of arrays or jax.ShapeDtypeStructs, got "
+            f"{', '.join(wrong[:4]) or repr(x)}{', ...' if wrong[4:] else ''}. "
+            'Give `x[:1]`, or `jax.ShapeDtypeStruct((32, 784), "float32")` say.'
+        )
+
+
+def is_array(leaf: Any) -> bool:
+    """Whether JAX takes `leaf` for an array and it has a shape and dtype of its own."""
+    try:
+        tree.abstract(leaf)
+    except TypeError:
+        return False
+    return hasattr(leaf, "shape") and hasattr(leaf, "dtype")

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from funcnet import errors
 from funcnet.nn import windows
-from funcnet.nn.model import param_dtype
+from funcnet.nn.model import along_last, param_dtype
 from funcnet.nn.windows import Padding, Windows
 from funcnet.types import Model, ModelState, Params
 
@@ -100,12 +100,20 @@ def conv(
         windows.check_input("conv", x, where)
         check_channels(x, params["kernel"].shape[-2] * groups)
         y = convolve(x, params["kernel"], where, groups)
-        return (y + params["bias"] if bias else y), model_state
+        return (y + along_last(params["bias"], y) if bias else y), model_state
 
     return Model(init, apply)
 
 
 @partial(jax.jit, static_argnames=("where", "groups"), inline=True)
+def forward(
+    x: jax.Array, kernel: jax.Array, bias: jax.Array | None, where: Windows, groups: int
+) -> jax.Array:
+    """The layer as one program, so that a call outside jit is one too."""
+    y = convolve(x, kernel, where, groups)
+    return y if bias is None else y + jnp.broadcast_to(bias, y.shape)
+
+
 def convolve(x: jax.Array, kernel: jax.Array, where: Windows, groups: int) -> jax.Array:
     """Sums of products of the windows of `x` with `kernel`, by the platform that it is lowered to.
 
@@ -159,6 +167,7 @@ def sum_shifts(parts: list[jax.Array], weights: jax.Array, groups: int) -> jax.A
     if groups == 1:
         return reduce(jnp.add, map(jnp.matmul, parts, weights))
     repeated = [jnp.repeat(part, weights.shape[-1] // groups, -1) for part in parts]
+    weights = jnp.expand_dims(weights, range(1, parts[0].ndim - 1))
     return reduce(jnp.add, map(jnp.multiply, repeated, weights))
 
 

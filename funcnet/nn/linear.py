@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from funcnet import errors
-from funcnet.nn.model import check_rank, param_dtype
+from funcnet.nn.model import along_last, check_rank, param_dtype
 from funcnet.types import Model, ModelState, Params
 
 Initializer = jax.nn.initializers.Initializer
@@ -62,7 +62,7 @@ def dense(
     ) -> tuple[Any, ModelState]:
         check_last("dense", x, params["kernel"].shape[0])
         y = x @ params["kernel"]
-        return (y + params["bias"] if bias else y), model_state
+        return (y + along_last(params["bias"], y) if bias else y), model_state
 
     return Model(init, apply)
 

@@ -64,6 +64,11 @@ def param_dtype(x: Any) -> Any:
     return x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.result_type(float)
 
 
+def along_last(leaf: jax.Array, x: jax.Array) -> jax.Array:
+    """A vector with axes of length 1 before it, to meet `x` without a promotion of ranks."""
+    return leaf.reshape(*[1] * (x.ndim - 1), -1)
+
+
 def check_rank(function: str, x: Any, least: int, axes: str) -> None:
     """Raises unless `x` is an array with at least the axes that `function` needs."""
     if not hasattr(x, "shape"):

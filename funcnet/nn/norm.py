@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from funcnet import errors
 from funcnet.nn.linear import check_last
-from funcnet.nn.model import check_rank, is_training, param_dtype
+from funcnet.nn.model import along_last, check_rank, is_training, param_dtype
 from funcnet.types import Model, ModelState, Params
 
 
@@ -93,8 +93,8 @@ def batch_norm(
         >>> x = jnp.array([[1.0], [3.0]])
         >>> params, model_state = model.init(jax.random.key(0), x)
         >>> y, model_state = model.apply(params, model_state, x, training=True)
-        >>> y.round(3).tolist(), float(model_state["mean"][0].round(2))
-        ([[-1.0], [1.0]], 0.2)
+        >>> y.round(3).tolist(), f"{model_state['mean'][0]:.2f}"
+        ([[-1.0], [1.0]], '0.20')
     """
     if isinstance(momentum, int | float) and not 0 <= momentum <= 1:
         raise ValueError(f"`batch_norm`: momentum must lie in 0 .. 1, got {momentum!r}.")
@@ -117,14 +117,16 @@ def batch_norm(
     ) -> tuple[Any, ModelState]:
         x, weight = split_weight(x)
         check_last("batch_norm", x, model_state["mean"].shape[0])
+        wide = widen(x)
         mean, variance = model_state["mean"], model_state["var"]
         if is_training(key, training):
-            mean, variance = statistics(widen(x), weight)
+            mean, variance = statistics(wide, weight)
             model_state = {
                 "mean": momentum * model_state["mean"] + (1 - momentum) * mean,
                 "var": momentum * model_state["var"] + (1 - momentum) * variance,
             }
-        normed = (widen(x) - mean) * jax.lax.rsqrt(variance + epsilon)
+        factor = along_last(jax.lax.rsqrt(variance + epsilon), x)
+        normed = (wide - along_last(mean, x)) * factor
         return affine(params, normed, x), model_state
 
     return Model(init, apply)
@@ -142,7 +144,7 @@ def statistics(x: jax.Array, weight: jax.Array | None) -> tuple[jax.Array, jax.A
     axes = tuple(range(x.ndim - 1))
     if weight is None:
         mean = x.mean(axes)
-        return mean, jnp.square(x - mean).mean(axes)
+        return mean, jnp.square(x - along_last(mean, x)).mean(axes)
     if weight.shape != x.shape[:1]:
         raise ValueError(
             f"`batch_norm`: weight must hold one number an example, got "
@@ -151,7 +153,7 @@ def statistics(x: jax.Array, weight: jax.Array | None) -> tuple[jax.Array, jax.A
     share = jnp.broadcast_to(weight.reshape(-1, *[1] * (x.ndim - 1)), x.shape)
     real = jnp.where(share == 0, 0, x)  # a NaN in a row of weight 0 must leave no trace
     mean = jnp.average(real, axes, share)
-    return mean, jnp.average(jnp.where(share == 0, 0, jnp.square(real - mean)), axes, share)
+    return mean, jnp.average(jnp.square(real - along_last(mean, x)), axes, share)
 
 
 def widen(x: jax.Array) -> jax.Array:
@@ -168,8 +170,8 @@ def affine_params(x: Any, scale: bool, bias: bool) -> Params:
 
 def affine(params: Params, normed: jax.Array, x: jax.Array) -> jax.Array:
     """`normed * scale + bias`, in the dtype of `x`."""
-    y = normed * params["scale"] if "scale" in params else normed
-    y = y + params["bias"] if "bias" in params else y
+    y = normed * along_last(params["scale"], x) if "scale" in params else normed
+    y = y + along_last(params["bias"], x) if "bias" in params else y
     return y.astype(param_dtype(x))
 
 

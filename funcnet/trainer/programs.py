@@ -142,7 +142,7 @@ class Programs:
 
         def advance(state: TrainState, source: Resident, n: Any) -> Any:
             found = self.nothing(state, source, batch_size, shuffle)
-            loop = make_advance(self.once(batch_size, shuffle), 0)
+            loop = make_advance(self.once(batch_size, shuffle), capacity=1)
             return loop(state, found, source, n)[:2]
 
         return self.get("pure_advance", batch_size, shuffle, make=lambda: jax.jit(advance))

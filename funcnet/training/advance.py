@@ -47,12 +47,13 @@ def make_once(step: Step, metrics: Mapping[str, Metric], *, batch_size: int, shu
 def make_advance(once: Once, capacity: int) -> Advance:
     """The program `(state, accumulators, source, n) -> (state, accumulators, losses)`.
 
-    It runs `n` steps, a traced number of at most `capacity`, on batches taken inside the loop, and
+    It runs `n` steps, a traced number, on batches taken inside the loop, and
     so is compiled once however a run is cut into chunks, with the same bits for every way to cut.
 
     Args:
         once: what is repeated.
-        capacity: length of `losses`, the buffer into which each step's loss is written.
+        capacity: length of `losses`, the buffer into which each step's loss is written; the
+            losses of steps beyond it are dropped.
     """
 
     def advance(
