@@ -130,25 +130,33 @@ def eagerly(stopping, values):
     return functools.reduce(lambda s, value: stopping.update(value, s), values, stopping.init())
 
 
-def jitted(stopping, values):
-    update = jax.jit(stopping.update)
-    return functools.reduce(lambda s, value: update(value, s), values, stopping.init())
+@functools.partial(jax.jit, static_argnames="mode")
+def jitted_update(arguments, value, s, *, mode):
+    return early_stopping("value", mode=mode, **arguments).update(value, s)
 
 
-def scanned(stopping, values, length=LENGTH):
-    """Only the first `length` values count, so that rows of any length can be mapped together."""
+def jitted(arguments, values, length, *, mode):
+    s = early_stopping("value", patience=1, mode=mode).init()
+    for value in values[: int(length)]:
+        s = jitted_update(arguments, value, s, mode=mode)
+    return s
+
+
+@functools.partial(jax.jit, static_argnames="mode")
+def scanned(arguments, values, length, *, mode):
+    stopping = early_stopping("value", mode=mode, **arguments)
 
     def body(s, indexed):
         i, value = indexed
         after = stopping.update(value, s)
         return jax.tree.map(lambda a, b: jnp.where(i < length, a, b), after, s), None
 
-    values = jnp.asarray(values, jnp.float32)
     return jax.lax.scan(body, stopping.init(), (jnp.arange(len(values)), values))[0]
 
 
-def looped(stopping, values):
-    values = jnp.asarray(values, jnp.float32)
+@functools.partial(jax.jit, static_argnames="mode")
+def looped(arguments, values, length, *, mode):
+    stopping = early_stopping("value", mode=mode, **arguments)
 
     def body(carry):
         i, s = carry
@@ -156,41 +164,44 @@ def looped(stopping, values):
 
     def goes_on(carry):
         i, s = carry
-        return (i < len(values)) & (s.reason == GOING_ON.value)
+        return (i < length) & (s.reason == GOING_ON.value)
 
     return jax.lax.while_loop(goes_on, body, (0, stopping.init()))[1]
 
 
-@pytest.mark.parametrize("run", [eagerly, jitted, scanned, looped])
+def as_arrays(r):
+    """A row's numbers, values and their count, for one program that serves every row of a mode."""
+    worst = INF if r.arguments["mode"] == "min" else -INF
+    numbers = {"min_delta": 0.0, "start_from_epoch": 0}
+    numbers |= {"stopping_threshold": -worst, "divergence_threshold": worst}
+    numbers |= {name: value for name, value in r.arguments.items() if name != "mode"}
+    dtypes = {"patience": jnp.int32, "start_from_epoch": jnp.int32}
+    arguments = {k: jnp.asarray(v, dtypes.get(k, jnp.float32)) for k, v in numbers.items()}
+    values = r.values + [0] * (LENGTH - len(r.values))
+    return arguments, jnp.asarray(values, jnp.float32), jnp.asarray(len(r.values))
+
+
 @pytest.mark.parametrize("r", TABLE, ids=IDS)
-def test_every_row_of_the_truth_table(r, run):
-    chex.assert_trees_all_equal(run(rule(r), r.values), expected(r))
+def test_every_row_of_the_truth_table(r):
+    chex.assert_trees_all_equal(eagerly(rule(r), r.values), expected(r))
 
 
+@pytest.mark.parametrize("run", [jitted, scanned, looped])
+@pytest.mark.parametrize("r", TABLE, ids=IDS)
+def test_every_row_compiled_with_traced_arguments(r, run):
+    state = run(*as_arrays(r), mode=r.arguments["mode"])
+    chex.assert_trees_all_equal_shapes_and_dtypes(state, expected(r))
+    chex.assert_trees_all_equal(state, expected(r))
+
+
+@pytest.mark.parametrize("run", [scanned, looped])
 @pytest.mark.parametrize("mode", ["min", "max"])
-def test_all_rows_at_once_under_vmap_with_traced_arguments(mode):
+def test_all_rows_at_once_under_vmap(mode, run):
     rows = [r for r in TABLE if r.arguments["mode"] == mode]
-    worst = INF if mode == "min" else -INF
-    defaults = {
-        "min_delta": 0.0,
-        "start_from_epoch": 0,
-        "stopping_threshold": -worst,
-        "divergence_threshold": worst,
-    }
-    arguments = [defaults | {k: v for k, v in r.arguments.items() if k != "mode"} for r in rows]
-    stacked = {k: jnp.asarray([a[k] for a in arguments]) for k in arguments[0]}
-    values = jnp.asarray([r.values + [0] * (LENGTH - len(r.values)) for r in rows], jnp.float32)
-    lengths = jnp.asarray([len(r.values) for r in rows])
-
-    @jax.jit
-    @jax.vmap
-    def run(arguments, values, length):
-        return scanned(early_stopping("value", mode=mode, **arguments), values, length)
-
-    together = run(stacked, values, lengths)
-    for i, r in enumerate(rows):
-        alone = jax.tree.map(lambda leaf, i=i: leaf[i], together)
-        chex.assert_trees_all_equal(alone, expected(r))
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(as_arrays, rows))
+    together = jax.vmap(functools.partial(run, mode=mode))(*stacked)
+    wanted = jax.tree.map(lambda *leaves: np.stack(leaves), *map(expected, rows))
+    chex.assert_trees_all_equal(together, wanted)
 
 
 @pytest.mark.parametrize("r", TABLE, ids=IDS)

@@ -41,7 +41,7 @@ def flops(jaxpr: Any) -> int:
 
     Example:
         >>> import jax, jax.numpy as jnp
-        >>> flops(jax.make_jaxpr(lambda x, w, b: x @ w + b)(jnp.ones((8, 3)), jnp.ones((3, 2)), 1.0))
+        >>> flops(jax.make_jaxpr(lambda x, w: x @ w + 1)(jnp.ones((8, 3)), jnp.ones((3, 2))))
         112
     """
     return sum(count(each.equation) * each.times for each in operations(jaxpr))
@@ -75,8 +75,9 @@ def called(equation: JaxprEqn) -> list[Jaxpr] | None:
 
 def branch(equation: JaxprEqn) -> Jaxpr:
     """The branch of a `cond` that counts: the default of the platforms, else the costliest."""
-    branches, platforms = (equation.params.get(k) for k in ("branches", "branches_platforms"))
-    if platforms and None in platforms:
+    branches: tuple[Jaxpr, ...] = equation.params["branches"]
+    platforms = equation.params.get("branches_platforms") or ()
+    if None in platforms:
         return branches[platforms.index(None)]
     return max(branches, key=flops)
 
@@ -87,9 +88,14 @@ def count(equation: JaxprEqn) -> int:
     return 0 if rule is None else rule(equation)
 
 
+def shape(variable: Any) -> tuple[int, ...]:
+    """The shape of a variable or literal."""
+    return tuple(variable.aval.shape)
+
+
 def size(variable: Any) -> int:
     """Number of elements of a variable or literal."""
-    return math.prod(variable.aval.shape)
+    return math.prod(shape(variable))
 
 
 def each_output(equation: JaxprEqn) -> int:
@@ -109,28 +115,29 @@ def each_update(equation: JaxprEqn) -> int:
 
 def each_in_window(equation: JaxprEqn) -> int:
     """One for each element of each window."""
-    return size(equation.outvars[0]) * math.prod(equation.params["window_dimensions"])
+    window: tuple[int, ...] = equation.params["window_dimensions"]
+    return size(equation.outvars[0]) * math.prod(window)
 
 
 def dot_general(equation: JaxprEqn) -> int:
     """Two for each element that comes out and each along the contracted axes."""
     (contracted, _), _ = equation.params["dimension_numbers"]
-    shape = equation.invars[0].aval.shape
-    return 2 * size(equation.outvars[0]) * math.prod(shape[axis] for axis in contracted)
+    lengths: list[int] = [shape(equation.invars[0])[axis] for axis in contracted]
+    return 2 * size(equation.outvars[0]) * math.prod(lengths)
 
 
 def convolution(equation: JaxprEqn) -> int:
     """Two for each element that comes out and each weight that leads to its channel."""
     kernel = equation.invars[1]
-    features = kernel.aval.shape[equation.params["dimension_numbers"].rhs_spec[0]]
+    features: int = shape(kernel)[equation.params["dimension_numbers"].rhs_spec[0]]
     return 2 * size(equation.outvars[0]) * size(kernel) // features
 
 
 ELEMENTWISE = """
     abs acos acosh add add_any asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp
     cos cosh digamma div erf erf_inv erfc exp exp2 expm1 floor igamma igammac integer_pow lgamma
-    log log1p logistic max min mul neg polygamma pow regularized_incomplete_beta rem round rsqrt
-    sign sin sinh sqrt square sub tan tanh
+    log log1p log2 logistic max min mul neg one_minus_square polygamma pow
+    regularized_incomplete_beta rem round rsqrt sign sin sinh sqrt square sub tan tanh zeta
 """
 
 REDUCTIONS = """

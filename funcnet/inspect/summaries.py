@@ -61,13 +61,11 @@ class Summary:
         return "\n".join([*lines, rule, aligned(total, widths), *self.notes()])
 
     def _repr_html_(self) -> str:
-        body = "".join(table_row(cells(row), "td") for row in self.rows)
-        total = table_row(cells(self.total._replace(path="total")), "th")
-        notes = "".join(f"<caption style='caption-side: bottom'>{n}</caption>" for n in self.notes())
         head = table_row(COLUMNS, "th")
-        return (
-            f"<table>{notes}<thead>{head}</thead><tbody>{body}</tbody><tfoot>{total}</tfoot></table>"
-        )
+        body = [table_row(cells(row), "td") for row in self.rows]
+        total = table_row(cells(self.total._replace(path="total")), "th")
+        notes = [f"<p>{note}</p>" for note in self.notes()]
+        return "\n".join(["<table>", head, *body, total, "</table>", *notes])
 
     def notes(self) -> list[str]:
         """What stands below the table."""
@@ -102,9 +100,14 @@ def summary(model: Model, x: Any, *, training: bool = False) -> Summary:
         ...     body=fn.sequential(fn.dense(256), jax.nn.relu), head=fn.dense(10)
         ... )
         >>> fn.summary(model, jax.ShapeDtypeStruct((32, 784), "float32"))
-        layer   kind        output            params     bytes       FLOPs
-        ------  ----------  ----------------  -------  -------  ----------
+        layer   kind        output             params     bytes       FLOPs
+        ------  ----------  ----------------  -------  --------  ----------
         body    sequential  float32[32, 256]  200,960  803.8 kB  12,861,440
+        body/0  dense       float32[32, 256]  200,960  803.8 kB  12,853,248
+        body/1  relu        float32[32, 256]        0       0 B       8,192
+        head    dense       float32[32, 10]     2,570   10.3 kB     164,160
+        ------  ----------  ----------------  -------  --------  ----------
+        total   sequential  float32[32, 10]   203,530  814.1 kB  13,025,600
     """
     check_model(model)
     check_input(x)
@@ -126,9 +129,7 @@ def summary(model: Model, x: Any, *, training: bool = False) -> Summary:
     return Summary(rows or (total,), total, tree.nbytes(model_state))
 
 
-def trace(
-    model: Model, x: Any, training: bool
-) -> tuple[Params, ModelState, Any, list[Operation]]:
+def trace(model: Model, x: Any, training: bool) -> tuple[Params, ModelState, Any, list[Operation]]:
     """The shapes of a model's arrays and output, and the operations of its `apply`."""
     key = jax.eval_shape(lambda: jax.random.key(0))
     params, model_state = jax.eval_shape(model.init, key, x)
@@ -144,13 +145,15 @@ def trace(
 def layers(steps: Iterable[Operation]) -> dict[str, tuple[str, Any]]:
     """Kind and output of each layer by path, outer ones before those inside them.
 
-    A combinator ends each of its parts by naming every array of its output with the part's kind;
-    names that a guest gives on the way there stand before those, under the same path.
+    A combinator ends each of its parts by naming every array of its output with the part's kind.
+    A name that is followed by more operations under its path is a guest's own, and no layer.
     """
     found: dict[str, tuple[str, Any]] = {}
     order: dict[str, None] = {}
     for (path, name), group in groupby(steps, key=lambda step: (step.path, name_of(step))):
-        order |= dict.fromkeys(prefixes(path))
+        for prefix in prefixes(path):
+            order.setdefault(prefix)
+            found.pop(prefix, None)
         if path and name is not None:
             found[path] = name, output(group)
     return {path: found[path] for path in order if path in found}
@@ -164,7 +167,7 @@ def name_of(step: Operation) -> str | None:
 
 def output(steps: Iterable[Operation]) -> Any:
     """The shape and dtype of what the operations give; a tuple if there are several."""
-    avals = [step.equation.outvars[0].aval for step in steps]
+    avals: list[Any] = [step.equation.outvars[0].aval for step in steps]
     specs = tuple(jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in avals)
     return specs if len(specs) > 1 else specs[0]
 
@@ -203,15 +206,14 @@ def aligned(row: Iterable[str], widths: list[int]) -> str:
 def table_row(row: Iterable[str], tag: str) -> str:
     """The same in HTML."""
     sides = ("left",) * 3 + ("right",) * 3
-    return "<tr>{}</tr>".format(
-        "".join(
-            f"<{tag} style='text-align: {side}'>{html.escape(word)}</{tag}>"
-            for word, side in zip(row, sides, strict=True)
-        )
-    )
+    words = [
+        f"<{tag} style='text-align: {side}'>{html.escape(word)}</{tag}>"
+        for word, side in zip(row, sides, strict=True)
+    ]
+    return f"<tr>{''.join(words)}</tr>"
 
 
-def human(number: float) -> str:
+def human(number: int) -> str:
     """A number of bytes in the unit that suits it, of 1,000 of the one before.
 
     Example:
@@ -220,11 +222,10 @@ def human(number: float) -> str:
     """
     if number < 1000:
         return f"{number} B"
-    for unit in ("kB", "MB", "GB", "TB"):
-        number /= 1000
-        if number < 999.95:
-            break
-    return f"{number:,.1f} {unit}"
+    for power, unit in enumerate(("kB", "MB", "GB"), start=1):
+        if number < 999.95 * 1000**power:
+            return f"{number / 1000**power:.1f} {unit}"
+    return f"{number / 1000**4:,.1f} TB"
 
 
 def check_model(model: Any) -> None:
@@ -245,7 +246,7 @@ def check_input(x: Any) -> None:
         raise TypeError(
             "`summary`: x must be a batch of arrays or jax.ShapeDtypeStructs, got "
             f"{', '.join(wrong[:4]) or repr(x)}{', ...' if wrong[4:] else ''}. "
-            'Give `x[:1]`, or `jax.ShapeDtypeStruct((32, 784), "float32")` say.'
+            'Give some of the data, or `jax.ShapeDtypeStruct((32, 784), "float32")` say.'
         )
 
 
