@@ -38,7 +38,9 @@ def main() -> int:
     ratio = best(times["funcnet"]) / best(times["needed"])
     low, high = spread(times["needed again"], times["needed"])
     verdict = "ok" if ratio <= AT_MOST else "NOT within"
-    print(f"funcnet / needed = {ratio:.3f} (A/A {low:.3f}-{high:.3f}; at most {AT_MOST}): {verdict}")
+    print(
+        f"funcnet / needed = {ratio:.3f} (A/A {low:.3f}-{high:.3f}; at most {AT_MOST}): {verdict}"
+    )
     return int(ratio > AT_MOST and not options.no_check)
 
 

@@ -87,9 +87,7 @@ def hand_written(work: Workload) -> dict[str, Run]:
     return {
         "by hand, loop, fn.conv": by_hand.loop(work, init, apply),
         "by hand, scan, fn.conv": by_hand.scan(work, init, apply),
-        "by hand, loop, XLA convolution": by_hand.loop(
-            work, by_hand.init_convnet, by_hand.convnet
-        ),
+        "by hand, loop, XLA convolution": by_hand.loop(work, by_hand.init_convnet, by_hand.convnet),
     }
 
 
@@ -100,9 +98,7 @@ def measure(work: Workload, rounds: int, epochs: int, with_peers: bool) -> bool:
     for run in (*ours.values(), *hands.values()):
         run(epochs)
     others = peers.prepared(work, (epochs,)) if with_peers else {}
-    contenders = {
-        name: partial(run, epochs) for name, run in {**ours, **hands, **others}.items()
-    }
+    contenders = {name: partial(run, epochs) for name, run in {**ours, **hands, **others}.items()}
     print(f"\n{work.name}: {work.words}; {work.steps} steps an epoch, {epochs} epochs a run")
     times = interleaved(contenders, rounds)
     steps = work.steps * epochs
@@ -142,7 +138,9 @@ def judge_hands(times: Times, hands: list[str]) -> bool:
     ratio = best(times[FIT]) / best(times[fastest])
     good = ratio <= 1 + tolerance(low, high, WITHIN)
     verdict = "ok" if good else "NOT within"
-    print(f"fit / best hand-written = {ratio:.2f} (A/A {low:.2f}-{high:.2f}): {verdict}  [{fastest}]")
+    print(
+        f"fit / best hand-written = {ratio:.2f} (A/A {low:.2f}-{high:.2f}): {verdict}  [{fastest}]"
+    )
     return good
 
 

@@ -183,8 +183,17 @@ def weighted(total: Any, weight: Any) -> Accumulator:
 
 
 def average(accumulator: Accumulator) -> jax.Array:
-    """The mean that `weighted` described: total / weight, NaN where both are 0."""
-    return jnp.divide(accumulator["total"], accumulator["weight"])
+    """The mean that `weighted` described: total / weight, NaN where both are 0.
+
+    Example:
+        >>> import funcnet as fn
+        >>> float(fn.metrics.average(fn.metrics.weighted(total=0.0, weight=0)))
+        nan
+    """
+    total = accumulator["total"]
+    if jnp.issubdtype(total.dtype, jnp.integer):  # int32 by int32 is float32 even in x64
+        total = total.astype(jnp.result_type(float))
+    return jnp.divide(total, accumulator["weight"])
 
 
 def zeros(metric: Metric, contribution: Accumulator) -> Accumulator:

@@ -183,7 +183,7 @@ def early_stopping(
         reason = jnp.where(wait >= patience, Reason.PATIENCE.value, Reason.GOING_ON.value)
         reason = jnp.where(better(bound, value), Reason.DIVERGED.value, reason)
         reached = jnp.isfinite(value) & ~better(goal, value)
-        return jnp.where(reached, Reason.THRESHOLD.value, reason).astype(jnp.int32)
+        return jnp.where(reached, Reason.THRESHOLD.value, reason)
 
     def update(value: Any, stop_state: StopState) -> StopState:
         value = _scalar(monitor, value, stop_state)

@@ -239,6 +239,14 @@ def test_the_state_keeps_its_dtypes_whatever_the_value_has(dtype, x64):
         assert not any(leaf.weak_type for leaf in [*state, *after])
 
 
+def test_a_bfloat16_value_is_compared_in_float32():
+    # In bfloat16 2 + 2**-8 is 2, and an improvement of exactly min_delta would look larger.
+    stopping = early_stopping("loss", patience=2, min_delta=2**-8)
+    s = stopping.update(2 + 2**-8, stopping.init())
+    assert not stopping.improved(jnp.bfloat16(2), s)
+    assert stopping.update(jnp.bfloat16(2), s).wait == 1
+
+
 def test_x64_keeps_the_digits_of_the_best():
     with jax.enable_x64(True):
         stopping = early_stopping("loss", patience=2)

@@ -47,27 +47,42 @@ def check_columns(function: str, data: Any) -> Columns:
             f"`{function}`: data must be a tuple (x, y) or (x, y, weight), "
             f"got {errors.describe(data)}. Where there is no y, give x in its place."
         )
-    columns = tuple(jax.tree.map(as_array, part) for part in data)
+    columns = check_parts(function, tuple(data))
+    check_weight(function, columns)
+    return columns
+
+
+def check_parts(function: str, parts: tuple[Any, ...]) -> Columns:
+    """The parts of data, `(x,)` alone too, as arrays of the same number of examples."""
+    columns = tuple(
+        jax.tree.map(lambda leaf: as_array(function, leaf), part, is_leaf=is_one_array)
+        for part in parts
+    )
+    if not all(map(jax.tree.leaves, columns)):
+        raise TypeError(
+            f"`{function}`: each part of the data must hold an array, "
+            f"got {errors.describe(columns)}. Where there is no y, give x in its place."
+        )
     lengths = {path: leaf.shape[:1] for path, leaf in named(columns).items()}
     without = [path for path, length in lengths.items() if not length]
-    if without or not lengths:
+    if without:
         raise ValueError(
             f"`{function}`: each array of the data must have the examples along its first axis, "
-            f"got a single number for {' and '.join(without) or 'no array at all'}. "
-            "Make an array of one example with `x[None]`."
+            f"got a single number for {listed(without)}. Make an array of one example with "
+            "`x[None]`; a tuple is several arrays, a list of numbers one."
         )
     if len(set(lengths.values())) > 1:
-        words = ", ".join(f"{path}: {length[0]}" for path, length in lengths.items())
+        words = listed([f"{path}: {length[0]}" for path, length in lengths.items()])
         raise ValueError(
             f"`{function}`: all arrays of the data must hold the same number of examples, "
-            f"got {words}. Check how they were cut."
+            f"got {words}. Check how they were cut; a tuple or a list of arrays is several arrays, "
+            "`np.stack` makes them one."
         )
     if next(iter(lengths.values())) == (0,):
         raise ValueError(
             f"`{function}`: data must hold at least one example, "
             f"got {errors.describe(columns[0])} for x. Check how it was read."
         )
-    check_weight(function, columns)
     return columns
 
 
@@ -76,11 +91,13 @@ def check_weight(function: str, columns: Columns) -> None:
     if len(columns) < 3:
         return
     weight = columns[2]
-    if not hasattr(weight, "shape") or weight.ndim != 1 or weight.dtype.kind not in "biuf":
+    if not hasattr(weight, "shape") or weight.ndim != 1 or not is_real(weight.dtype):
         raise ValueError(
             f"`{function}`: weight must hold one real number an example, "
             f"got {errors.describe(weight)}. Flatten it with `weight.reshape(-1)`."
         )
+    if isinstance(weight, jax.core.Tracer):  # its values are not known yet
+        return
     if not bool((weight >= 0).all()):
         raise ValueError(
             f"`{function}`: weight must be 0 or more everywhere, got {float(weight.min())!r} "
@@ -88,17 +105,47 @@ def check_weight(function: str, columns: Columns) -> None:
         )
 
 
-def as_array(leaf: Any) -> Any:
+def is_real(dtype: Any) -> bool:
+    """Whether an array of `dtype` holds real numbers."""
+    kinds = jnp.bool_, jnp.integer, jnp.floating
+    return any(jnp.issubdtype(dtype, kind) for kind in kinds)
+
+
+def is_one_array(part: Any) -> bool:
+    """Whether `part` is a list of numbers, or of such lists, rather than one of arrays."""
+    return isinstance(part, list) and not any(hasattr(each, "shape") for each in part)
+
+
+def as_array(function: str, leaf: Any) -> Any:
     """`leaf` as an array in JAX's own dtypes: float64 becomes float32 where 64 bits are off."""
     if isinstance(leaf, jax.Array):
         return leaf
-    array = np.asarray(leaf)
-    if array.dtype.kind in "OUSMm":
+    try:
+        array = np.asarray(leaf)
+    except ValueError as error:
+        raise ValueError(
+            f"`{function}`: the lists in data must hold as many numbers each, got lists of "
+            "different lengths. Fill them up, or cut them, to one length."
+        ) from error
+    if array.dtype.kind in "OUSMm" or array.dtype.names:
         raise TypeError(
-            f"`fit`: data must hold numbers, got {errors.describe(array)}. "
+            f"`{function}`: data must hold numbers, got {errors.describe(array)}. "
             "Convert it, categories to integers say, before training."
         )
-    return array.astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False)
+    own = array.astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False)
+    if array.dtype.kind in "iu" and own.dtype != array.dtype and bool((own != array).any()):
+        wrong = array[own != array]
+        raise ValueError(
+            f"`{function}`: integers of data must fit {own.dtype}, got {wrong[0]}. "
+            "Number them anew from 0, or switch 64 bits on in JAX."
+        )
+    return own
+
+
+def listed(words: list[str]) -> str:
+    """The first few words, and how many there are beyond them."""
+    more = f" and {len(words) - 3} more" if len(words) > 3 else ""
+    return ", ".join(words[:3]) + more
 
 
 def named(columns: Columns) -> dict[str, Any]:
@@ -124,6 +171,11 @@ def split(columns: Columns, fraction: float, key: jax.Array) -> tuple[Columns, C
     Both keep the order of the data. The draw is the order of an epoch that no run reaches.
     """
     n = examples(columns)
+    if not 0 < fraction < 1:
+        raise ValueError(
+            f"`fit`: validation must lie between 0 and 1 where it is a fraction, got {fraction!r}. "
+            "Give the share of the examples to hold out, or the data itself as a tuple."
+        )
     held = round(n * fraction)
     if not 0 < held < n:
         raise ValueError(

@@ -101,13 +101,13 @@ def locate(step: Any, batch_size: int, n: Any, xp: ModuleType = np) -> tuple[Any
     `divmod(step * batch_size, n)` bit by bit, since the product may need more than 32 bits.
 
     Args:
-        step: uint32[], the batch's number from 0; at most 2**31.
+        step: uint32[], the batch's number from 0; below 2**31.
         batch_size: examples a batch.
         n: number of examples, at most 2**31; may be a traced array.
         xp: `numpy` or `jax.numpy`.
 
     Returns:
-        `(epoch, position)`, uint32[1] each.
+        `(epoch, position)`, uint32[1] each; the epoch modulo 2**32.
 
     Example:
         >>> [int(part[0]) for part in locate(3, 32, 60)]

@@ -233,15 +233,23 @@ def lift(function: str, layer: Layer) -> Model:
     """`layer` as a `Model`: itself, or a bare function `x -> y` made one."""
     if isinstance(layer, Model):
         return layer
+    must = f"`{function}`: a layer must be a funcnet model or a function x -> y, got"
+    if isinstance(layer, type):
+        raise TypeError(
+            f"{must} the class {layer.__name__}. Make an instance of it, and a model of that with "
+            "`fn.as_model(...)`."
+        )
     if hasattr(layer, "apply") or hasattr(layer, "init"):
         raise TypeError(
-            f"`{function}`: a layer must be a funcnet model or a function x -> y, "
-            f"got {type(layer).__name__}. Make a model of it with `fn.as_model(...)`."
+            f"{must} {type(layer).__name__}. Make a model of it with `fn.as_model(...)`."
         )
-    if not callable(layer) or isinstance(layer, type):
-        raise TypeError(
-            f"`{function}`: a layer must be a funcnet model or a function x -> y, got {layer!r}."
-        )
+    if isinstance(layer, list | tuple):
+        raise TypeError(f"{must} a {type(layer).__name__}. Unpack it, `{function}(*layers)` say.")
+    if not callable(layer):
+        raise TypeError(f"{must} {layer!r}. Turn it into a function of x.")
+    if getattr(layer, "__annotations__", {}).get("return") in (Model, "Model"):
+        name = getattr(layer, "__name__", "it")
+        raise TypeError(f"{must} the function {name}, which makes one. Call it, `{name}(...)`.")
     return stateless(layer)
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from funcnet import errors
 from funcnet.nn.model import check_rank, is_training
@@ -24,7 +25,7 @@ def dropout(rate: float | jax.Array) -> Model:
         The model, without arrays. In training it needs a `key`.
 
     Raises:
-        ValueError: `rate` is outside 0 .. 1; `apply` runs for training without a key.
+        TypeError, ValueError: `rate` is no number in 0 .. 1; `apply` runs for training without a key.
 
     Source:
         Srivastava et al., "Dropout", 2014; scaled in training rather than at test time.
@@ -38,10 +39,11 @@ def dropout(rate: float | jax.Array) -> Model:
         >>> model.apply({}, {}, jnp.ones(4))[0].tolist()
         [1.0, 1.0, 1.0, 1.0]
     """
+    words = f"`dropout`: rate must lie in 0 .. 1, got {rate!r}. It is the fraction dropped."
+    if isinstance(rate, bool | str) or not isinstance(rate, int | float | jax.Array | np.generic):
+        raise TypeError(words)
     if isinstance(rate, int | float) and not 0 <= rate <= 1:
-        raise ValueError(
-            f"`dropout`: rate must lie in 0 .. 1, got {rate!r}. It is the fraction dropped."
-        )
+        raise ValueError(words)
 
     def drop(key: jax.Array, x: jax.Array) -> jax.Array:
         keep = 1 - rate

@@ -36,10 +36,13 @@ def check_state(function: str, programs: Programs, state: Any, x: PyTree) -> Non
             {"opt_state": expected.opt_state}, {"opt_state": state.opt_state}
         )
     if wrong:
-        lines = "\n  ".join(wrong)
+        lines = "\n  ".join(sorted(wrong))
+        made = "model and optimizer" if function == "fit" else "model"
+        one = errors.describe(tree.spec(x))
         raise ValueError(
-            f"`{function}`: state must match the trainer's model and optimizer, got\n  {lines}\n"
-            "Give the state of this very trainer, or begin with `trainer.init`."
+            f"`{function}`: state must be what the trainer's {made} would make for x like {one}, "
+            f"got\n  {lines}\n"
+            "Give the state of this very trainer, and x of the shape that it was made for."
         )
 
 
@@ -71,7 +74,8 @@ def check_labels(function: str, programs: Programs, state: Any, columns: Columns
             f"`{function}`: labels must lie in 0 .. {classes - 1}, since the model gives {classes} "
             f"scores, got {int(np.asarray(y)[place])} in row {place[0]} "
             f"({int(wrong.sum())} such labels in all). "
-            "Number the classes from 0, or give the model's last layer more features."
+            "Number the classes from 0, or give the model's last layer more features; if y holds "
+            "no classes, give it as floats."
         )
 
 

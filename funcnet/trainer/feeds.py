@@ -1,6 +1,7 @@
 """Where a fit's batches come from: arrays on the device, arrays on the host, or a stream."""
 
 from collections.abc import Iterable, Iterator, Sized
+from itertools import chain, islice
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -11,6 +12,7 @@ from funcnet.data.arrays import Columns, Staged, check_columns, examples, rows
 from funcnet.data.blocks import Resident, Source, ahead, fits, gather_block, group
 from funcnet.data.order import order_words
 from funcnet.placement import memory
+from funcnet.trainer.evaluation import is_batches
 from funcnet.trainer.programs import CAPACITY
 from funcnet.training.state import ORDER, stream
 
@@ -94,24 +96,23 @@ class StreamFeed:
     """An iterable of batches, passed through once an epoch, in its own order."""
 
     def __init__(self, batches: Iterable[Any]) -> None:
+        if not is_batches(batches):  # an array or a dict could be passed through too
+            check_columns("fit", batches)
         self.batches = batches
         self.steps_per_epoch = len(batches) if isinstance(batches, Sized) else None
-        first = next(iter(batches), None) if self.repeats else None
-        if self.repeats and first is None:
-            raise ValueError(EMPTY)
+        begun = iter(batches)
+        first = next(begun, None)
         if first is None:
-            self.batches, first = peek(iter(batches))
+            raise ValueError(EMPTY)
+        self.first: Iterable[Any] | None = chain([first], begun)
         self.example = rows(check_columns("fit", first), slice(0, 1))
-
-    @property
-    def repeats(self) -> bool:
-        """Whether the iterable can be passed through more than once."""
-        return iter(self.batches) is not self.batches
 
     def epoch(self, step: int, last: int | None) -> Iterator[Portion]:
         """Blocks of successive batches of the same shape."""
-        checked = (check_columns("fit", batch) for batch in self.batches)
-        within = checked if last is None else (b for b, _ in zip(checked, range(last - step)))  # noqa: B905 - the shorter one ends it
+        batches = self.batches if self.first is None else self.first
+        self.first = None  # the pass that `__init__` began, to see an example, serves one epoch
+        checked = (check_columns("fit", batch) for batch in batches)
+        within = checked if last is None else islice(checked, last - step)
         return ahead(Portion(*portion) for portion in group(within, CAPACITY, step))
 
 
@@ -125,9 +126,9 @@ def make_feed(
     data: Any, key: jax.Array, batch_size: int, shuffle: bool, columns: Columns | None
 ) -> Feed:
     """The feed for `data`, whose `columns` have been checked unless it is a stream."""
+    errors.positive("fit", batch_size=batch_size)
     if columns is None:
         return StreamFeed(data)
-    errors.positive("fit", batch_size=batch_size)
     if isinstance(data, Staged) or not fits(columns, memory()):
         return StagedFeed(columns, key, batch_size, shuffle)
     return ResidentFeed(columns, batch_size)
@@ -137,16 +138,3 @@ def left(step: int, steps_per_epoch: int, last: int | None) -> int:
     """Steps from `step` to the end of its epoch, or to step `last` if that comes before."""
     end = (step // steps_per_epoch + 1) * steps_per_epoch
     return (end if last is None else min(end, last)) - step
-
-
-def peek(batches: Iterator[Any]) -> tuple[Iterator[Any], Any]:
-    """An iterator as it was, and its first item."""
-    first = next(batches, None)
-    if first is None:
-        raise ValueError(EMPTY)
-
-    def whole() -> Iterator[Any]:
-        yield first
-        yield from batches
-
-    return whole(), first

@@ -207,7 +207,7 @@ def contributions(
             f"`objective`: a metric can't be named {clash[0]!r}, which the history uses itself. "
             "Give it another name."
         )
-    sums = {"loss": weighted(jax.lax.stop_gradient(total), weight)}
+    sums = {"loss": weighted(total, weight)}
     for name, value in found.items():
         if name in metrics:
             sums[name] = value
@@ -217,7 +217,7 @@ def contributions(
                 "Average it, or give the trainer a metric of that name."
             )
         else:
-            sums[name] = weighted(jax.lax.stop_gradient(value) * weight, weight)
+            sums[name] = weighted(value * weight, weight)
     return sums
 
 

@@ -140,14 +140,14 @@ def test_nothing_is_computed():
 
 
 TABLE = """\
-layer   kind        output                              params  bytes   FLOPs
-------  ----------  ----------------------------------  ------  -----  ------
-body    sequential  float32[32, 8]                         240  960 B  16,000
-body/0  dense       float32[32, 8]                         224  896 B  14,080
-body/1  batch_norm  float32[32, 8]                          16   64 B   1,920
-head    <lambda>    (float32[32, 8], float32[32])            0    0 B       0
-------  ----------  ----------------------------------  ------  -----  ------
-total   sequential  (float32[32, 8], float32[32])          240  960 B  16,000
+layer   kind        output                         params  bytes   FLOPs
+------  ----------  -----------------------------  ------  -----  ------
+body    sequential  float32[32, 8]                    240  960 B  15,120
+body/0  dense       float32[32, 8]                    224  896 B  14,080
+body/1  batch_norm  float32[32, 8]                     16   64 B   1,040
+head    <lambda>    (float32[32, 8], float32[32])       0    0 B       0
+------  ----------  -----------------------------  ------  -----  ------
+total   sequential  (float32[32, 8], float32[32])     240  960 B  15,120
 model_state: 64 B"""
 
 
@@ -194,9 +194,7 @@ def test_x_must_be_made_of_arrays(x, got):
 
 
 def test_model_must_be_one():
-    with pytest.raises(
-        TypeError, match=r"^`summary`: model must be a funcnet .*as_model"
-    ):
+    with pytest.raises(TypeError, match=r"^`summary`: model must be a funcnet .*as_model"):
         fn.summary(jnp.sin, spec(2))
 
 
