@@ -25,7 +25,8 @@ def dropout(rate: float | jax.Array) -> Model:
         The model, without arrays. In training it needs a `key`.
 
     Raises:
-        TypeError, ValueError: `rate` is no number in 0 .. 1; `apply` runs for training without a key.
+        TypeError, ValueError: `rate` is not a number in 0 .. 1; `apply` runs for training without a
+            key.
 
     Source:
         Srivastava et al., "Dropout", 2014; scaled in training rather than at test time.

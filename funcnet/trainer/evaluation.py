@@ -42,13 +42,15 @@ def padded(function: str, data: Any, batch_size: int) -> list[Columns]:
     several that are sent there each time.
     """
     errors.positive(function, batch_size=batch_size)
+    if function == "fit":
+        function = "fit(validation=...)"
+        if not isinstance(data, tuple | list | Staged) and not is_batches(data):
+            raise TypeError(
+                "`fit`: validation must be data, or the fraction of it to hold out as a float "
+                f"between 0 and 1, got {errors.describe(data)}. Give a tuple (x, y), or 0.2 say."
+            )
     if is_batches(data):
         return [pad(batch, batch_size) for batch in checked_batches(function, data)]
-    if function == "fit" and not isinstance(data, tuple | list | Staged):
-        raise TypeError(
-            "`fit`: validation must be data, or the fraction of it to hold out as a float "
-            f"between 0 and 1, got {errors.describe(data)}. Give a tuple (x, y), or 0.2 say."
-        )
     columns = check_columns(function, data)
     whole = pad(columns, batch_size)
     if not isinstance(data, Staged) and fits(whole, memory()):
@@ -118,7 +120,7 @@ def told_of_weight(programs: Programs) -> Iterator[None]:
         if programs.loss is None:
             error.add_note(
                 "Outside training every batch is (x, y, weight), since the last one is filled up "
-                "with examples of weight 0. Let the objective take it apart with `fn.unpack(batch)`."
+                "with examples of weight 0. The objective takes it apart with `fn.unpack(batch)`."
             )
         raise
 

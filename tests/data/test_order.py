@@ -89,7 +89,8 @@ def test_a_huge_n_gives_distinct_examples_in_range(words, n):
 
 
 def test_the_grid_is_the_least_square_that_holds_n():
-    n = np.unique([m + d for k in (*range(2, 300), 4_096, 46_340) for m in [k * k] for d in (-1, 0, 1)])
+    roots = [*range(2, 300), 4_096, 46_340]
+    n = np.array([root**2 + d for root in roots for d in (-1, 0, 1)])
     want = [math.isqrt(int(m) - 1) + 1 for m in n]
     assert order.ceil_sqrt(n.astype(np.uint32), np).tolist() == want
     huge = np.array(HUGE, np.uint32)
