@@ -105,7 +105,7 @@ def measure(work: Workload, rounds: int, epochs: int, with_peers: bool) -> bool:
     for name, values in times.items():
         ratio = best(values) / best(times[FIT])
         print(f"  {name:<32}{1e6 * best(values) / steps:>10,.0f} us/step{ratio:>8.2f} x fit")
-    print_overhead(work, ours[FIT], hands, min(rounds, 5), epochs)
+    print_overhead(work, ours[FIT], hands, min(rounds, 3), epochs)
     good = judge_hands(times, list(hands))
     judge_peers(work, times, list(others))
     return good
@@ -182,6 +182,7 @@ def main() -> int:
     parser.add_argument("--peers", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--no-check", action="store_true", help="exit with 0 in any case")
     options = parser.parse_args()
+    sys.stdout.reconfigure(line_buffering=True)  # a long run is watched through pipes too
     names = NAMES if options.workload == "all" else (options.workload,)
     good = [
         measure(workload(name), options.rounds, options.epochs, options.peers) for name in names

@@ -137,12 +137,12 @@ def main():
         size = fn.tree.size(result.best.params)
         each = " ".join(f"{accuracy:.4f}" for accuracy in accuracies)
         rows.append(
-            f"{name:14} {size:>8,}   {np.median(accuracies):.4f}   {max(seconds):7.1f}   {each}"
+            f"{name:14} {size:>8,}   {np.median(accuracies):.4f}   {max(seconds):5.1f} s   {each}"
         )
         fn.plot(result).savefig(options.out / f"mnist_{name.replace(' ', '_')}.png")
     fn.plot_confusion(values["confusion"]).savefig(options.out / "mnist_confusion.png")
 
-    print("\nnetwork          params   median   seconds   test accuracy of each seed")
+    print("\nnetwork          params   median   slowest   test accuracy of each seed")
     print("\n".join(rows))
     print(f"\nThe curves and the last network's confusion matrix are in {options.out}/")
     if min(accuracies) < options.check:

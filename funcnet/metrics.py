@@ -82,7 +82,7 @@ def mean(f: Callable[[Any, Any], Any]) -> Metric:
         _check_values(values, y_pred, y)
         weight = _example_weight("mean", weight, values)
         further = tuple(range(1, values.ndim))
-        return _tally(jnp.mean(_widened(values, floating=True), axis=further), weight)
+        return _tally(jnp.mean(_widened(values), axis=further), weight)
 
     return _metric(lambda: weighted(0.0, 0), contribution, average)
 
@@ -240,10 +240,10 @@ def _tally(values: jax.Array, weight: jax.Array, positions: int = 1) -> Accumula
     return weighted(jnp.sum(kept * weight), jnp.sum(weight) * positions)
 
 
-def _widened(value: Any, floating: bool = False) -> jax.Array:
+def _widened(value: Any) -> jax.Array:
     """`value` in a dtype that can add up: int32 for whole numbers, else 32 bits or more."""
     array = jnp.asarray(value)
-    if floating or jnp.issubdtype(array.dtype, jnp.floating):
+    if jnp.issubdtype(array.dtype, jnp.floating):
         return array.astype(jnp.promote_types(array.dtype, jnp.float32))
     return array.astype(jnp.int32)
 

@@ -258,7 +258,7 @@ def mark_ends(axes: "Axes", result: Result, last: int) -> None:
         marks.setdefault(last, []).append("stop")
     for epoch, words in marks.items():
         axes.axvline(epoch, color="#999999", linewidth=0.8, linestyle=":", zorder=0)
-        near = words == ["best"] and last in marks and last - epoch < 0.15 * last
+        near = words == ["best"] and last in marks and 0 < last - epoch < 0.15 * last
         axes.text(
             epoch, 1.03, ", ".join(words), transform=axes.get_xaxis_transform(), color=GREY,
             fontsize=8, ha="right" if near else "center",

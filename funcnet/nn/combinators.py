@@ -151,7 +151,7 @@ def residual(block: Layer, shortcut: Layer = lambda x: x) -> Model:
         >>> model.apply({}, {}, jnp.ones((1, 2)))[0].tolist()
         [[1.0, 1.0]]
     """
-    both = branches(block=block, shortcut=shortcut)
+    both = branches(block=lift("residual", block), shortcut=lift("residual", shortcut))
 
     def apply(
         params: Params,

@@ -99,8 +99,8 @@ def conv(
     ) -> tuple[Any, ModelState]:
         windows.check_input("conv", x, where)
         check_channels(x, params["kernel"].shape[-2] * groups)
-        y = convolve(x, params["kernel"], where, groups)
-        return (y + along_last(params["bias"], y) if bias else y), model_state
+        y = forward(x, params["kernel"], params["bias"] if bias else None, where, groups)
+        return y, model_state
 
     return Model(init, apply)
 
@@ -111,7 +111,7 @@ def forward(
 ) -> jax.Array:
     """The layer as one program, so that a call outside jit is one too."""
     y = convolve(x, kernel, where, groups)
-    return y if bias is None else y + jnp.broadcast_to(bias, y.shape)
+    return y if bias is None else y + along_last(bias, y)
 
 
 def convolve(x: jax.Array, kernel: jax.Array, where: Windows, groups: int) -> jax.Array:

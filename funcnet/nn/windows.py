@@ -134,8 +134,7 @@ def pad(x: jax.Array, pairs: Pairs, fill: Any) -> jax.Array:
 
 def shifts(x: jax.Array, windows: Windows) -> list[jax.Array]:
     """What each position in the window meets in a padded `x`: `(B, *out, C)` for each, C order."""
-    shape = zip(x.shape[1:-1], windows.reach, windows.strides, strict=True)
-    spans = [(n - r) // s * s + 1 for n, r, s in shape]
+    spans = [n - reach + 1 for n, reach in zip(x.shape[1:-1], windows.reach, strict=True)]
 
     def shifted(position: Sizes) -> jax.Array:
         starts = [p * d for p, d in zip(position, windows.dilation, strict=True)]

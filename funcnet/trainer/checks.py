@@ -26,7 +26,7 @@ def check_state(function: str, programs: Programs, state: Any, x: PyTree) -> Non
             f"`{function}`: state must be a fn.TrainState, got {type(state).__name__}. "
             "Give `result.best`, or what `trainer.init` makes."
         )
-    expected = jax.eval_shape(programs.init().jitted, jax.random.key(0), tree.spec(x))
+    expected = programs.expected(x)
     wrong = errors.differences(
         {"params": expected.params, "model_state": expected.model_state},
         {"params": state.params, "model_state": state.model_state},
@@ -56,12 +56,7 @@ def check_labels(function: str, programs: Programs, state: Any, columns: Columns
     if programs.loss is None or not hasattr(y, "dtype") or y.dtype.kind not in "iu":
         return
     one = tree.spec(rows(columns, slice(0, 1)))
-    y_pred, _ = jax.eval_shape(
-        lambda p, s, x: programs.model.apply(p, s, x, training=False),
-        state.params,
-        state.model_state,
-        one[0],
-    )
+    y_pred = programs.output(state, one[0])
     if getattr(y_pred, "shape", ())[:-1] != one[1].shape:
         return
     classes = y_pred.shape[-1]

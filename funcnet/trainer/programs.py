@@ -89,7 +89,7 @@ class Programs:
         """How often each program has been compiled."""
         counts: dict[str, int] = {}
         for (name, *_), program in self.made.items():
-            if isinstance(program, Program):
+            if isinstance(program, Program) and program.traces:
                 counts[name] = counts.get(name, 0) + program.traces
         return counts
 
@@ -160,7 +160,21 @@ class Programs:
             )
             return contributions(self.metrics, total, weight, found)
 
-        return nothing(self.metrics, jax.eval_shape(found, state, source))
+        shapes = self.shapes("nothing", found, state, source)
+        return nothing(self.metrics, shapes)
+
+    def shapes(self, name: str, f: Callable[..., Any], *args: Any) -> Any:
+        """`jax.eval_shape(f, *args)`, traced once for each name and signature."""
+        return self.get(name, signature_of(args), make=lambda: jax.eval_shape(f, *args))
+
+    def output(self, state: TrainState, x: Any) -> Any:
+        """Shapes and dtypes of the model's output for `x`."""
+        args = state.params, state.model_state, tree.spec(x)
+        return self.shapes("output", self.predict().jitted, *args)
+
+    def expected(self, x: Any) -> Any:
+        """Shapes and dtypes of the state that `init` makes for inputs like `x`."""
+        return self.shapes("expected", self.init().jitted, jax.random.key(0), tree.spec(x))
 
     def evaluate(self, batch_size: int) -> Program:
         """`(params, model_state, columns) -> accumulators`."""

@@ -88,6 +88,9 @@ ONE_ROW = {
     "no params": (fn.stateless(jnp.sin), spec(2, 4), "", "sin", 0),
     "a bare guest": (fn.as_model(Net()), spec(2, 4), "", "Net", 21),
     "a guest inside": (fn.sequential(net=fn.as_model(Net())), spec(2, 4), "net", "Net", 21),
+    "a function that names": (
+        fn.stateless(lambda x: checkpoint_name(x, "own")), spec(2, 4), "", "<lambda>", 0,
+    ),
     "a function with params": (
         fn.as_model(lambda p, x: p * x, init=lambda key, x: jnp.ones((1, 4))), spec(2, 4),
         "", "<lambda>", 4,
@@ -155,6 +158,10 @@ def test_the_table_word_for_word():
     body = fn.sequential(fn.dense(8), fn.batch_norm())
     model = fn.sequential(body=body, head=lambda x: (x, x[:, 0]))
     assert str(fn.summary(model, spec(32, 27))) == TABLE
+
+
+def test_a_model_without_state_has_no_line_on_it():
+    assert "model_state" not in str(fn.summary(fn.dense(3), spec(8, 4)))
 
 
 def test_html_escapes_kinds_and_has_a_row_for_each():

@@ -230,10 +230,15 @@ def test_a_pointwise_convolution_is_a_matrix_product_everywhere(platform):
     assert text.count("stablehlo.dot_general") == 1
 
 
-def test_many_channels_are_one_matrix_product_on_cpu():
-    model, params, x = setup(*ROWS["2d"])
+@pytest.mark.parametrize(
+    ("name", "products", "joins"),
+    [("2d", 1, 1), ("2d one channel", 9, 0), ("2d groups", 1, 1), ("2d depthwise", 0, 0)],
+)
+def test_slices_are_joined_for_one_product_where_there_are_many_channels(name, products, joins):
+    model, params, x = setup(*ROWS[name])
     text = lowered(partial(output, model), "cpu", params, x)
-    assert text.count("stablehlo.dot_general") == 1
+    assert text.count("stablehlo.dot_general") == products
+    assert text.count("stablehlo.concatenate") == joins
 
 
 def test_gradients_keep_nothing_but_the_input_and_the_kernel():
@@ -298,10 +303,14 @@ def test_a_second_call_traces_nothing():
     model, params, x = setup(*ROWS["2d"])
     f = jax.jit(chex.assert_max_traces(lambda params, x: output(model, params, x), n=1))
     chex.assert_trees_all_equal(f(params, x), f(params, x))
-    output(model, params, x)
+
+
+def test_a_call_outside_jit_is_one_program_traced_once():
+    model, params, x = setup((11, 13), 3, 4, (3, 3), {})  # axes that no other test has
     before = forward._cache_size()
-    output(conv(4, (3, 3)), params, x)
-    assert forward._cache_size() == before
+    for layer in (model, conv(4, (3, 3))):
+        output(layer, params, x)
+        assert forward._cache_size() == before + 1
 
 
 def test_an_empty_batch_gives_an_empty_batch():

@@ -158,6 +158,13 @@ def test_no_platform_gets_a_window_operation(pool, name, platform):
         assert "select_and_scatter" not in text
 
 
+@pytest.mark.parametrize("pool", POOLS.values())
+def test_windows_side_by_side_are_one_reshape(pool):
+    for strides, joins in ((2, 0), (1, 1)):
+        f = jax.jit(partial(pooled, pool((2, 2), strides=strides)))
+        assert f.lower(draw((4, 4), np.float32)).as_text().count("stablehlo.concatenate") == joins
+
+
 ALL = {
     "max": max_pool((2, 2), padding="same"),
     "max overlapping": max_pool((3, 3), strides=2, padding="same"),
@@ -280,6 +287,15 @@ def test_arguments_are_checked_at_construction(name, arguments, kind, message):
 def test_x_is_checked_at_apply(name, x, message):
     with pytest.raises(ValueError, match=f"^{re.escape(f'`{name}`: {message}')}$"):
         pooled(POOLS[name[:3]]((2, 2)), x)
+
+
+def test_an_empty_axis_has_no_largest_element():
+    message = (
+        "`max_pool`: the spatial axes of x must hold one window, which reaches over (2,), got "
+        'float32[8, 0, 3]. Use padding="same" or a smaller window.'
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        pooled(max_pool((2,), padding=((1, 1),)), np.ones((8, 0, 3), np.float32))
 
 
 @pytest.mark.parametrize("name", ["global_max_pool", "global_avg_pool"])
