@@ -1,4 +1,4 @@
-"""Writes a layer of one's own, puts it in a `sequential`, and a `sequential` in a loop of one's own.
+"""Puts a layer of one's own in a `sequential`, and a `sequential` in a loop of one's own.
 
     python examples/custom_layer.py            a few seconds
     python examples/custom_layer.py --short    fewer steps
@@ -80,7 +80,9 @@ opt_state = optimizer.init(params)
 rng = np.random.default_rng(0)
 for epoch in range(EPOCHS):
     for rows in rng.permutation(len(x)).reshape(-1, 128):
-        params, model_state, opt_state, loss = step(params, model_state, opt_state, x[rows], y[rows])
+        params, model_state, opt_state, loss = step(
+            params, model_state, opt_state, x[rows], y[rows]
+        )
     if (epoch + 1) % (EPOCHS // 5) == 0:
         print(f"in our own loop: epoch {epoch + 1:2}   last batch's loss {loss:.6f}")
 

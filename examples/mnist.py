@@ -60,9 +60,9 @@ MODELS = {
     "convolutional": fn.sequential(
         scale,
         fn.augment(jitter),  # both this and dropout are the identity outside training
-        *(fn.conv(16, (3, 3)), jax.nn.relu, fn.max_pool((2, 2))),  # (B, 14, 14, 16)
-        *(fn.conv(32, (3, 3)), jax.nn.relu, fn.max_pool((2, 2))),  # (B, 7, 7, 32)
-        *(fn.conv(64, (3, 3)), jax.nn.relu, fn.max_pool((2, 2))),  # (B, 3, 3, 64)
+        *(fn.conv(12, (3, 3)), jax.nn.relu, fn.max_pool((2, 2))),  # (B, 14, 14, 12)
+        *(fn.conv(24, (3, 3)), jax.nn.relu, fn.max_pool((2, 2))),  # (B, 7, 7, 24)
+        *(fn.conv(48, (3, 3)), jax.nn.relu, fn.max_pool((2, 2))),  # (B, 3, 3, 48)
         fn.flatten(),
         fn.dropout(0.4),
         fn.dense(10),

@@ -156,8 +156,17 @@ def batch_indices(
         [3, 4, 0]
     """
     u = xp.uint32
-    epoch, position = locate(step, batch_size, n, xp)
+    epoch, position = apart(locate(step, batch_size, n, xp), xp)
     n = xp.asarray(n, u)
     place = position + xp.arange(batch_size, dtype=u)
     epoch, place = epoch + place // n, place % n
-    return permute(words, epoch, place, n, xp) if shuffle else place
+    return apart(permute(words, epoch, place, n, xp), xp) if shuffle else place
+
+
+def apart(values: Any, xp: ModuleType) -> Any:
+    """`values`, in JAX computed before what uses them.
+
+    XLA would otherwise fuse these long chains of integer arithmetic into the gather that uses them,
+    computing each link once for each use of it: compilation without end (jax 0.12, on CPU).
+    """
+    return jax.lax.optimization_barrier(values) if xp is jnp else values

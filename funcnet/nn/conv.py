@@ -125,7 +125,7 @@ def convolve(x: jax.Array, kernel: jax.Array, where: Windows, groups: int) -> ja
     by_product = partial(multiply_shifts, where=where, groups=groups)
     if max(where.sizes) == 1:
         return by_product(x, kernel)
-    light = jax.checkpoint(by_product, prevent_cse=False)  # a barrier costs 20 % of a step
+    light = jax.checkpoint(by_product, prevent_cse=False)  # a barrier: 20 % slower, jax 0.12
     by_xla = partial(convolve_xla, where=where, groups=groups)
     y: jax.Array = jax.lax.platform_dependent(x, kernel, cpu=light, default=by_xla)
     return y
