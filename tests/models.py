@@ -68,16 +68,22 @@ ROWS = {
     "augment": Row(lambda: fn.augment(flip), noisy=True),
     "embedding": Row(lambda: fn.embedding(5, 3), (4, 6), integer=True, narrow=False),
     "flatten": Row(fn.flatten, IMAGE),
-    "sequential": Row(lambda: fn.sequential(fn.dense(5), jnp.tanh, fn.dropout(0.2), fn.dense(2)), noisy=True),
-    "sequential-named": Row(lambda: fn.sequential(hidden=fn.dense(5), act=jnp.tanh, out=fn.dense(2))),
+    "sequential": Row(
+        lambda: fn.sequential(fn.dense(5), jnp.tanh, fn.dropout(0.2), fn.dense(2)), noisy=True
+    ),
+    "sequential-named": Row(
+        lambda: fn.sequential(hidden=fn.dense(5), act=jnp.tanh, out=fn.dense(2))
+    ),
     "branches": Row(lambda: fn.sequential(fn.branches(a=fn.dense(2), b=jnp.sin), lambda y: y["a"])),
     "residual": Row(lambda: fn.residual(fn.sequential(fn.dense(6), jnp.tanh))),
     "residual-shortcut": Row(lambda: fn.residual(fn.dense(3), fn.dense(3))),
-    "layer_stack": Row(lambda: fn.layer_stack(fn.sequential(fn.dense(6), jnp.tanh, fn.dropout(0.2)), 3), noisy=True),
+    "layer_stack": Row(
+        lambda: fn.layer_stack(fn.sequential(fn.dense(6), jnp.tanh, fn.dropout(0.2)), 3), noisy=True
+    ),
     "layer_stack-batch": Row(lambda: fn.layer_stack(fn.batch_norm(), 2), batch=True),
     "own": Row(own_scale),
     "linen": Row(lambda: fn.as_model(Guest()), noisy=True, batch=True, narrow=False),
-}  # fmt: skip
+}
 
 
 def example(row, dtype=jnp.float32, seed=1):

@@ -19,7 +19,7 @@ from funcnet.trainer import evaluation
 from funcnet.trainer.callbacks import Event, StopTraining, as_callback, progress
 from funcnet.trainer.checks import check_labels, check_state, where_not_finite
 from funcnet.trainer.feeds import Feed, Portion, make_feed
-from funcnet.trainer.programs import CAPACITY, Program, Programs, flops, has_xla_convolution
+from funcnet.trainer.programs import Program, Programs
 from funcnet.training.advance import compute
 from funcnet.training.state import ORDER, check_key, stream
 from funcnet.training.step import Accumulators
@@ -27,15 +27,6 @@ from funcnet.types import Metrics, TrainState
 
 if TYPE_CHECKING:
     from funcnet.trainer.trainer import Trainer
-
-CHUNK_FLOPS = {"cpu": 4e9}
-"""Floating-point operations after which control returns to the host, by platform."""
-
-OTHER_CHUNK_FLOPS = 4e12
-"""The same on a GPU or TPU."""
-
-IN_FLIGHT = 16
-"""The most steps dispatched one by one before their results are awaited."""
 
 
 class Settings(NamedTuple):
@@ -153,7 +144,7 @@ class Loop:
             check_labels("fit", programs, self.state, columns)
         self.validation = self.check_validation(validation)
         self.best = programs.copy()(self.state)
-        self.known = sum(programs.traces.values())
+        self.known = 0
 
     def first_state(self, key: jax.Array) -> TrainState:
         """The state to begin with, in buffers of its own."""
@@ -241,7 +232,10 @@ class Loop:
             self.found = self.programs.nothing(
                 self.state, source, batch_size, self.settings.shuffle
             )
-        run, at_most = self.runner(portion)
+        run, at_most = self.programs.runner(
+            batch_size, self.settings.shuffle, self.state, self.found, source
+        )
+        self.warn_of_retrace(self.programs.advance(batch_size, self.settings.shuffle))
         while steps:
             n = min(steps, at_most)
             self.state, self.found, losses = run(self.state, self.found, source, n)
@@ -249,42 +243,6 @@ class Loop:
             self.losses.append(np.asarray(losses)[:n])
             self.tell("chunk", {"loss": float(self.losses[-1][-1])})
             yield
-
-    def runner(self, portion: Portion) -> tuple[Any, int]:
-        """The function that takes `n` steps, and the most that it should take at a time.
-
-        A loop in one program, of about `CHUNK_FLOPS` operations. The exception is a step with
-        XLA's own convolutions on CPU, which are slow inside loops: it is called once a step.
-        """
-        source, _, batch_size = portion
-        platform = jax.default_backend()
-        program = self.programs.advance(batch_size, self.settings.shuffle)
-        args = self.state, self.found, source, np.int32(0)
-        if platform == "cpu" and has_xla_convolution(program.lower(*args)):
-            return self.one_by_one(
-                self.programs.single(batch_size, self.settings.shuffle)
-            ), IN_FLIGHT
-        work = flops(program.compile(*args))
-        self.warn_of_retrace(program)
-        budget = CHUNK_FLOPS.get(platform, OTHER_CHUNK_FLOPS)
-        at_most = int(max(1, min(CAPACITY, budget // max(work, 1))))
-
-        def run(state: TrainState, found: Accumulators, source: Any, n: int) -> Any:
-            return program(state, found, source, np.int32(n))
-
-        return run, at_most
-
-    def one_by_one(self, program: Program) -> Any:
-        """`n` steps as `n` calls, of which `IN_FLIGHT` at most run unawaited."""
-
-        def run(state: TrainState, found: Accumulators, source: Any, n: int) -> Any:
-            losses = []
-            for _ in range(n):
-                state, found, loss = program(state, found, source)
-                losses.append(loss)
-            return state, found, np.asarray(jax.device_get(losses), np.float32)
-
-        return run
 
     def warn_of_retrace(self, program: Program) -> None:
         """Says what changed where a fit that has compiled its program compiles it again."""

@@ -2,9 +2,10 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import jax
+import numpy as np
 import optax
 
 from funcnet import errors, tree
@@ -18,6 +19,18 @@ from funcnet.types import Loss, Model, ModelState, Objective, Params, TrainState
 
 CAPACITY = 64
 """The most steps in one call of `advance`."""
+
+CHUNK_FLOPS = {"cpu": 4e9}
+"""Floating-point operations after which control returns to the host, by platform."""
+
+OTHER_CHUNK_FLOPS = 4e12
+"""The same on a GPU or TPU."""
+
+IN_FLIGHT = 16
+"""The most steps dispatched one by one before their results are awaited."""
+
+Run: TypeAlias = Callable[[TrainState, Any, Any, int], tuple[TrainState, Any, Any]]
+"""`(state, accumulators, source, n) -> (state, accumulators, losses)`: takes `n` steps."""
 
 T = TypeVar("T")
 
@@ -137,6 +150,27 @@ class Programs:
             ),
         )
 
+    def runner(
+        self, batch_size: int, shuffle: bool, state: TrainState, found: Accumulators, source: Source
+    ) -> tuple[Run, int]:
+        """The function that takes steps, and the most that it should take at a time.
+
+        A loop in one program, of about `CHUNK_FLOPS` operations. The exception is a step with
+        XLA's own convolutions on CPU, which are slow inside loops: it is called once a step.
+        """
+        args = state, found, source, np.int32(0)
+
+        def make() -> tuple[Run, int]:
+            platform = jax.default_backend()
+            program = self.advance(batch_size, shuffle)
+            if platform == "cpu" and has_xla_convolution(program.lower(*args)):
+                return one_by_one(self.single(batch_size, shuffle)), IN_FLIGHT
+            work = flops(program.compile(*args))
+            budget = CHUNK_FLOPS.get(platform, OTHER_CHUNK_FLOPS)
+            return looped(program), int(max(1, min(CAPACITY, budget // max(work, 1))))
+
+        return self.get("runner", batch_size, shuffle, signature_of(args), make=make)
+
     def pure_advance(self, batch_size: int, shuffle: bool) -> Any:
         """`(state, source, n) -> (state, accumulators)`, donating nothing, for any caller."""
 
@@ -202,6 +236,28 @@ class Programs:
             return new
 
         return self.get("copy", make=lambda: Program(copy))
+
+
+def looped(program: Program) -> Run:
+    """`n` steps as one call."""
+
+    def run(state: TrainState, found: Any, source: Any, n: int) -> Any:
+        return program(state, found, source, np.int32(n))
+
+    return run
+
+
+def one_by_one(program: Program) -> Run:
+    """`n` steps as `n` calls, whose results are awaited at the end."""
+
+    def run(state: TrainState, found: Any, source: Any, n: int) -> Any:
+        losses = []
+        for _ in range(n):
+            state, found, loss = program(state, found, source)
+            losses.append(loss)
+        return state, found, np.asarray(jax.device_get(losses), np.float32)
+
+    return run
 
 
 def signature_of(args: Any) -> Any:

@@ -56,7 +56,9 @@ def test_each_example_alone_gives_the_batch_at_inference(row):
     model, params, model_state, x = ready(row)
     y, _ = model.apply(params, model_state, x)
     alone = jax.vmap(lambda one: model.apply(params, model_state, one[None])[0])(x)
-    chex.assert_trees_all_close(y, jax.tree.map(lambda leaf: leaf[:, 0], alone), atol=2e-6, rtol=2e-5)
+    chex.assert_trees_all_close(
+        y, jax.tree.map(lambda leaf: leaf[:, 0], alone), atol=2e-6, rtol=2e-5
+    )
 
 
 @pytest.mark.parametrize("row", NOISY)

@@ -60,9 +60,7 @@ OPTIMIZERS = {
 @pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
 def test_accumulation_equals_the_big_batch(make, x64):
     batch = data(12, np.float64)
-    whole, parts = (
-        trainer_of(optimizer=make(), accumulate=accumulate) for accumulate in (1, 4)
-    )
+    whole, parts = (trainer_of(optimizer=make(), accumulate=accumulate) for accumulate in (1, 4))
     state = whole.init(jax.random.key(0), batch[0])
     for _ in range(3):
         want, want_metrics = jax.jit(whole.step)(state, batch)
@@ -150,9 +148,7 @@ CUTS = [[40], [1] * 40, [3, 30, 7], [13, 13, 14], [39, 1]]
 
 def test_no_way_to_cut_a_run_changes_a_bit():
     x, y = data()
-    trainer = trainer_of(
-        model=noisy(), optimizer=optax.adam(optax.cosine_decay_schedule(1e-2, 40))
-    )
+    trainer = trainer_of(model=noisy(), optimizer=optax.adam(optax.cosine_decay_schedule(1e-2, 40)))
     digests = set()
     for cut in CUTS:
         state = trainer.init(jax.random.key(3), x)
@@ -203,7 +199,9 @@ def test_fit_is_the_steps_it_is_made_of(x64):
 def test_an_epoch_averages_its_batches():
     x, y = data()
     result = trainer_of().fit((x, y), epochs=2, batch_size=16)
-    np.testing.assert_allclose(result.history["loss"], result.losses.reshape(2, 4).mean(1), rtol=1e-6)
+    np.testing.assert_allclose(
+        result.history["loss"], result.losses.reshape(2, 4).mean(1), rtol=1e-6
+    )
 
 
 def test_the_callers_state_is_left_alone():
