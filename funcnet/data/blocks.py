@@ -39,9 +39,6 @@ def take(
     if isinstance(source, Resident):
         n = len(jax.tree.leaves(source.columns)[0])
         index = batch_indices(words, step, batch_size, n, shuffle=shuffle, xp=jnp)
-        # XLA would compute the order anew in every operation that it fuses with the batch: without
-        # the barrier a model of elementwise operations alone compiles for ever in jax 0.12 on CPU.
-        index = jax.lax.optimization_barrier(index)
         batch: Batch = rows(source.columns, index)
         return batch
     begin = (step - source.start) * batch_size
