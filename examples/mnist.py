@@ -1,9 +1,9 @@
 """Reads handwritten digits with one layer, two layers, and a convolutional network.
 
-    python examples/mnist.py                              one seed of each, two minutes on 2 cores
+    python examples/mnist.py                              one seed of each: a minute on 2 cores
     python examples/mnist.py --seeds 0 1 2                three seeds, and their median
     python examples/mnist.py --seeds 0 --check 0.975      fails below this accuracy
-    python examples/mnist.py --short                      a few seconds, only to see that it runs
+    python examples/mnist.py --short                      20 seconds, only to see that it runs
 
 The curves of each network and a confusion matrix are written as PNG into `out/` (or `--out`). The
 same file runs on CPU, GPU and TPU: JAX takes what is there.

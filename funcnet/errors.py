@@ -59,7 +59,8 @@ def differences(expected: PyTree, actual: PyTree) -> list[str]:
             lines.append(f"{path}: missing, expected {describe(leaf)}")
         elif describe(leaf) != describe(got[path]):
             lines.append(f"{path}: expected {describe(leaf)}, got {describe(got[path])}")
-    lines += [f"{path}: not expected, got {describe(got[path])}" for path in got.keys() - want]
+    more = [path for path in got if path not in want]
+    lines += [f"{path}: not expected, got {describe(got[path])}" for path in more]
     want_form, got_form = str(jax.tree.structure(expected)), str(jax.tree.structure(actual))
     if not lines and want_form != got_form:
         lines.append(f"expected {want_form}, got {got_form}")

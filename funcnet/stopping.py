@@ -43,6 +43,7 @@ class Reason(enum.IntEnum):
     INTERRUPTED = 6, "training was interrupted from outside"
     CALLBACK = 7, "a callback asked to stop"
     LIMIT = 8, "a limit on the run, such as its time, was reached"
+    DATA = 9, "the data ended before all epochs, or steps, that were asked for"
 
     def __new__(cls, number: int, words: str = "") -> "Reason":
         """Makes a member; `Reason(number)` looks one up."""

@@ -23,7 +23,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from IPython.display import display
 from sklearn.datasets import load_digits
 
 import funcnet as fn
@@ -148,9 +147,9 @@ trainer = fn.Trainer(
 )
 few, others = (train[0][:150], train[1][:150]), (train[0][150:], train[1][150:])
 result = trainer.fit(few, validation=others, epochs=60, seed=0)
-display(fn.plot(result))
 for name in ("best", "last"):
     print(f"{name}: test loss {trainer.evaluate(getattr(result, name), test)['loss']:.3f}")
+fn.plot(result)
 
 # %% [markdown]
 # ## Going on, and the functions inside

@@ -159,9 +159,8 @@ for k in range(1001):
 # And it can be differentiated with respect to anything else. The slope of the network with respect
 # to its input should be that of the sine, $3 \cos 3x$, which it was never shown:
 
+
 # %%
-
-
 def network(at):
     return model.apply(params, model_state, at[None, None])[0][0, 0]
 

@@ -1,12 +1,15 @@
-"""The digits that the examples learn from are the file that its README describes."""
+"""The examples' digits are the file that its README describes; notebooks are their sources."""
 
 import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-FILE = Path(__file__).parents[1] / "examples" / "data" / "mnist10k.npz"
+ROOT = Path(__file__).parents[1]
+FILE = ROOT / "examples" / "data" / "mnist10k.npz"
+NOTEBOOKS = sorted(ROOT.glob("notebooks/*.ipynb"))
 SHA256 = "c03d6af810269a0b25ef8e8971f521767d52b05849e4fd977d6ca9528003c0b3"
 TEST_COUNTS = [217, 245, 186, 204, 191, 184, 203, 188, 189, 193]
 
@@ -36,3 +39,29 @@ def test_each_split_holds_ten_digits(rows):
 def test_test_counts():
     with np.load(FILE) as data:
         assert np.bincount(data["y"][8000:]).tolist() == TEST_COUNTS
+
+
+def percent(cell):
+    """A notebook's cell as jupytext's percent format writes it."""
+    lines = "".join(cell["source"]).splitlines()
+    if cell["cell_type"] == "code":
+        return ["# %%", *lines]
+    return ["# %% [markdown]", *[f"# {line}".rstrip() for line in lines]]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_has_the_cells_of_its_source(path):
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    expected = [line for cell in cells for line in percent(cell) if line]
+    source = path.with_suffix(".py").read_text(encoding="utf-8").splitlines()
+    start = next(i for i, line in enumerate(source) if line.startswith("# %%"))
+    assert [line for line in source[start:] if line] == expected
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_was_run_without_an_error(path):
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    assert outputs
+    assert not [output for output in outputs if output["output_type"] == "error"]
+    assert "94.5247" in json.dumps(outputs)  # the golden numbers of test_golden are shown

@@ -20,11 +20,7 @@ def check_state(function: str, programs: Programs, state: Any, x: PyTree) -> Non
         state: what the caller gave.
         x: a batch of inputs, or what describes one.
     """
-    if not isinstance(state, TrainState):
-        raise TypeError(
-            f"`{function}`: state must be a fn.TrainState, got {type(state).__name__}. "
-            "Give `result.best`, or what `trainer.init` makes."
-        )
+    check_kind(function, state)
     expected = programs.expected(x)
     wrong = errors.differences(
         {"params": expected.params, "model_state": expected.model_state},
@@ -42,6 +38,15 @@ def check_state(function: str, programs: Programs, state: Any, x: PyTree) -> Non
             f"`{function}`: state must be what the trainer's {made} would make for x like {one}, "
             f"got\n  {lines}\n"
             "Give the state of this very trainer, and x of the shape that it was made for."
+        )
+
+
+def check_kind(function: str, state: Any) -> None:
+    """Raises unless `state` is a `TrainState`."""
+    if not isinstance(state, TrainState):
+        raise TypeError(
+            f"`{function}`: state must be a fn.TrainState, got {type(state).__name__}. "
+            "Give `result.best`, or what `trainer.init` makes."
         )
 
 

@@ -34,10 +34,12 @@ class Feed(Protocol):
     Attributes:
         steps_per_epoch: None where it is not known.
         example: the first example, as a batch of one.
+        batch: shapes and dtypes of a batch.
     """
 
     steps_per_epoch: int | None
     example: Columns
+    batch: Columns
 
     def epoch(self, step: int, last: int | None) -> Iterator[Portion]:
         """What is left of the epoch at `step`, up to step `last`."""
@@ -53,6 +55,7 @@ class ResidentFeed:
         self.batch_size = batch_size
         self.steps_per_epoch = self.per_epoch = -(-examples(columns) // batch_size)
         self.example = rows(columns, slice(0, 1))
+        self.batch = of_size(self.example, batch_size)
 
     def epoch(self, step: int, last: int | None) -> Iterator[Portion]:
         """One portion: all the steps that are left."""
@@ -69,6 +72,7 @@ class StagedFeed:
         self.words = np.asarray(order_words(stream(key, ORDER)))
         self.steps_per_epoch = self.per_epoch = -(-examples(columns) // batch_size)
         self.example = rows(columns, slice(0, 1))
+        self.batch = of_size(self.example, batch_size)
         size = tree.nbytes(self.example) * batch_size
         self.capacity = max(1, min(CAPACITY, self.per_epoch, BLOCK_BYTES // max(size, 1)))
 
@@ -105,7 +109,9 @@ class StreamFeed:
         if first is None:
             raise ValueError(EMPTY)
         self.first: Iterable[Any] | None = chain([first], begun)
-        self.example = rows(check_columns("fit", first), slice(0, 1))
+        columns = check_columns("fit", first)
+        self.example = rows(columns, slice(0, 1))
+        self.batch = of_size(self.example, examples(columns))
 
     def epoch(self, step: int, last: int | None) -> Iterator[Portion]:
         """Blocks of successive batches of the same shape."""
@@ -132,6 +138,14 @@ def make_feed(
     if isinstance(data, Staged) or not fits(columns, memory()):
         return StagedFeed(columns, key, batch_size, shuffle)
     return ResidentFeed(columns, batch_size)
+
+
+def of_size(example: Columns, size: int) -> Columns:
+    """Shapes and dtypes of a batch of `size` examples like this one."""
+    batch: Columns = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype), example
+    )
+    return batch
 
 
 def left(step: int, steps_per_epoch: int, last: int | None) -> int:

@@ -3,7 +3,7 @@
 import signal
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,14 +12,14 @@ import jax
 import numpy as np
 import optax
 
-from funcnet import errors
-from funcnet.data.arrays import Columns, Staged, check_columns, split
+from funcnet import errors, tree
+from funcnet.data.arrays import Columns, check_columns, named, split
 from funcnet.stopping import Reason, Stopping, StopState, early_stopping
 from funcnet.trainer import evaluation
-from funcnet.trainer.callbacks import Event, StopTraining, as_callback, progress
-from funcnet.trainer.checks import check_labels, check_state, where_not_finite
-from funcnet.trainer.feeds import Feed, Portion, make_feed
-from funcnet.trainer.programs import Program, Programs
+from funcnet.trainer.callbacks import Callback, Event, StopTraining, as_callback, progress
+from funcnet.trainer.checks import check_kind, check_labels, check_state, where_not_finite
+from funcnet.trainer.feeds import Feed, Portion, make_feed, of_size
+from funcnet.trainer.programs import Programs
 from funcnet.training.advance import compute
 from funcnet.training.state import ORDER, check_key, stream
 from funcnet.training.step import Accumulators
@@ -37,7 +37,7 @@ class Settings(NamedTuple):
     batch_size: int
     shuffle: bool
     stopping: Stopping | None
-    callbacks: tuple[Any, ...]
+    callbacks: Any
     seed: int | None
     state: TrainState | None
     progress: bool | None
@@ -51,9 +51,9 @@ class Result:
         best: the state after the epoch with the best monitored value; the last one before any
             epoch was complete.
         last: the state at the end.
-        history: values of each complete epoch by name, `history["val_loss"][epoch]`; `loss` and
-            the metrics are averages over the epoch's batches as they were seen, `val_` ones are of
-            the state after it.
+        history: values of each epoch by name, `history["val_loss"][epoch]`; `loss` and the metrics
+            are averages over the epoch's batches as they were seen, `val_` ones are of the state
+            after it. The last epoch may have been cut short by `steps`.
         losses: float32[steps], the loss of each step.
         best_epoch: index of `best` in the history, or None before any epoch was complete.
         monitor: the name of the monitored value.
@@ -71,17 +71,21 @@ class Result:
     message: str
 
     def __repr__(self) -> str:
-        final = {name: float(v[-1]) for name, v in self.history.items() if v.ndim == 1 and len(v)}
-        values = ", ".join(f"{name}={value:.4g}" for name, value in final.items())
-        return f"Result({self.message} {values})"
+        if self.best_epoch is None:
+            return f"Result({self.message})"
+        best = {name: v[self.best_epoch] for name, v in self.history.items() if v.ndim == 1}
+        values = ", ".join(f"{name}={value:.4g}" for name, value in best.items())
+        return f"Result({self.message}; best in epoch {self.best_epoch + 1}: {values})"
 
 
 def fit(trainer: "Trainer", data: Any, validation: Any, settings: Settings) -> Result:
     """See `Trainer.fit`."""
     check_settings(settings)
+    if settings.state is not None:
+        check_kind("fit", settings.state)
     key = jax.random.key(settings.seed or 0) if settings.state is None else settings.state.key
     check_key("fit", key)
-    columns = None if is_stream(data) else check_columns("fit", data)
+    columns = None if evaluation.is_batches(data) else check_columns("fit", data)
     if isinstance(validation, float):
         if columns is None:
             raise TypeError(
@@ -93,18 +97,23 @@ def fit(trainer: "Trainer", data: Any, validation: Any, settings: Settings) -> R
     return Loop(trainer.programs, feed, key, columns, validation, settings).run()
 
 
-def is_stream(data: Any) -> bool:
-    """Whether `data` is an iterable of batches rather than columns of arrays."""
-    in_memory = isinstance(data, tuple | Staged) or not hasattr(data, "__iter__")
-    return not in_memory and not (isinstance(data, list) and not evaluation.is_batches(data))
-
-
 def check_settings(settings: Settings) -> None:
     """Raises unless the arguments of `fit` are of the right kinds."""
     for name in ("epochs", "steps"):
         if getattr(settings, name) is not None:
             errors.positive("fit", **{name: getattr(settings, name)})
-    if settings.seed is not None and settings.state is not None:
+    seed = settings.seed
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int | np.integer)):
+        raise TypeError(
+            f"`fit`: seed must be a whole number, got {errors.describe(seed)}. "
+            "To use a key of your own, give `state=trainer.init(key, x)`."
+        )
+    if isinstance(settings.callbacks, Callback) or not isinstance(settings.callbacks, Iterable):
+        raise TypeError(
+            f"`fit`: callbacks must be a list, got {settings.callbacks!r}. "
+            "Write `callbacks=[...]` around a single one too."
+        )
+    if seed is not None and settings.state is not None:
         raise ValueError(
             "`fit`: give either seed or state, got both. A state holds its own key; to begin "
             "anew, leave the state out."
@@ -143,8 +152,10 @@ class Loop:
         if columns is not None:
             check_labels("fit", programs, self.state, columns)
         self.validation = self.check_validation(validation)
+        self.check_monitor()
         self.best = programs.copy()(self.state)
-        self.known = 0
+        self.form: Any = None
+        self.broken = False
 
     def first_state(self, key: jax.Array) -> TrainState:
         """The state to begin with, in buffers of its own."""
@@ -175,6 +186,24 @@ class Loop:
             check_labels("fit", self.programs, self.state, block)
         return blocks
 
+    def check_monitor(self) -> None:
+        """Raises unless somebody reports what stopping monitors."""
+        names = [*self.programs.reported(self.state, self.feed.batch)]
+        names += learning_rate(self.state.opt_state)
+        monitor = self.stopping.monitor
+        if monitor.startswith("val_") and not self.validation:
+            raise ValueError(
+                f"`fit`: stopping monitors {monitor!r}, but there is no validation data. "
+                "Give `validation=(x, y)`, or a fraction, `validation=0.1`."
+            )
+        if self.validation:
+            names += [f"val_{name}" for name in names if name != "learning_rate"]
+        if monitor not in names:
+            raise ValueError(
+                f"`fit`: stopping monitors {monitor!r}, which nobody reports. "
+                f"{errors.did_you_mean(monitor, names)}"
+            )
+
     @property
     def last_step(self) -> int | None:
         """The step at which all that was asked for is done, if it is known."""
@@ -201,19 +230,26 @@ class Loop:
         """Epoch after epoch, until there is a reason to stop."""
         per_epoch = self.feed.steps_per_epoch
         epoch = self.step // per_epoch if per_epoch else 0
+        if self.done(epoch):
+            return Reason.EPOCHS, (
+                f"no step was taken: the state is at step {self.step}, and epochs and steps are "
+                "counted from step 0"
+            )
         while not self.done(epoch):
             self.found = None
             for portion in self.feed.epoch(self.step, self.settings.steps):
                 for _ in self.chunks(portion):
-                    if self.broken():
+                    if self.broken:
                         return Reason.NON_FINITE, self.what_broke()
                     if pressed.is_set():
                         return Reason.INTERRUPTED, Reason.INTERRUPTED.words
             if self.found is None:
-                return Reason.EPOCHS, f"the data ended after {self.step} steps"
+                return Reason.DATA, f"the data ended after {self.step} steps"
+            if (leaf := self.first_broken_param()) is not None:
+                return Reason.NON_FINITE, f"params are not finite after step {self.step}: {leaf}"
             epoch += 1
             if (reason := self.close_epoch(epoch)) != Reason.GOING_ON:
-                return reason, f"{reason.words} ({self.stopping.monitor})"
+                return reason, self.why_stopped(reason)
         return Reason.EPOCHS, Reason.EPOCHS.words
 
     def done(self, epoch: int) -> bool:
@@ -232,28 +268,38 @@ class Loop:
             self.found = self.programs.nothing(
                 self.state, source, batch_size, self.settings.shuffle
             )
+        before = self.programs.traces
         run, at_most = self.programs.runner(
             batch_size, self.settings.shuffle, self.state, self.found, source
         )
-        self.warn_of_retrace(self.programs.advance(batch_size, self.settings.shuffle))
+        if self.programs.traces != before:
+            self.warn_of_retrace(portion)
+        self.form = form_of(portion)
         while steps:
             n = min(steps, at_most)
             self.state, self.found, losses = run(self.state, self.found, source, n)
             steps, self.step = steps - n, self.step + n
-            self.losses.append(np.asarray(losses)[:n])
+            total, losses = jax.device_get((self.found["loss"]["total"], losses))
+            self.losses.append(losses[:n])
+            self.broken = not np.isfinite(total)
             self.tell("chunk", {"loss": float(self.losses[-1][-1])})
             yield
 
-    def warn_of_retrace(self, program: Program) -> None:
+    def warn_of_retrace(self, portion: Portion) -> None:
         """Says what changed where a fit that has compiled its program compiles it again."""
-        if self.losses and program.traces > 1 and program.traces > self.known:
-            warnings.warn(
-                "`fit`: the training step was compiled again, since its arguments changed:\n  "
-                + "\n  ".join(program.changes())
-                + "\nGive batches of one shape and dtype to compile once.",
-                stacklevel=2,
-            )
-        self.known = program.traces
+        if self.form is None:
+            return
+        warnings.warn(
+            "`fit`: the training step was compiled again, since the batches changed:\n  "
+            + "\n  ".join(errors.differences(self.form, form_of(portion)))
+            + "\nGive batches of one shape and dtype to compile once.",
+            stacklevel=2,
+        )
+
+    def first_broken_param(self) -> str | None:
+        """The path of the first param that is not finite, if there is one."""
+        finite = tree.paths(jax.device_get(self.programs.finite()(self.state.params)))
+        return next((path for path, good in finite.items() if not good), None)
 
     def close_epoch(self, epoch: int) -> Reason:
         """Evaluates, checks, keeps the best state, tells the callbacks."""
@@ -267,26 +313,23 @@ class Loop:
             metrics |= {f"val_{name}": value for name, value in values.items()}
         for name, value in metrics.items():
             self.history.setdefault(name, []).append(value)
-        value = self.monitored(metrics)
+        value = metrics[self.stopping.monitor]
         if bool(self.stopping.improved(value, self.stop_state)):
             self.best, self.best_epoch = self.programs.copy()(self.state), epoch - 1
         self.stop_state = self.stopping.update(value, self.stop_state)
         self.tell("epoch", metrics)
         return Reason(int(self.stop_state.reason))
 
-    def monitored(self, metrics: Metrics) -> Any:
-        """The value that stopping checks."""
-        name = self.stopping.monitor
-        if name not in metrics:
-            raise ValueError(
-                f"`fit`: stopping monitors {name!r}, which nobody reports. "
-                f"{errors.did_you_mean(name, metrics)}"
-            )
-        return metrics[name]
-
-    def broken(self) -> bool:
-        """Whether a loss of the last chunk was not finite."""
-        return not np.isfinite(self.losses[-1]).all()
+    def why_stopped(self, reason: Reason) -> str:
+        """What stopping has to say, with the best value."""
+        monitor, stop_state = self.stopping.monitor, self.stop_state
+        words = reason.words
+        if reason == Reason.PATIENCE:
+            words = f"{monitor} has not improved in {int(stop_state.wait)} checks in a row"
+        if self.best_epoch is None:
+            return words
+        best = f"{float(stop_state.best):.4g}"
+        return f"{words}; the best {monitor}, {best}, was that of epoch {self.best_epoch + 1}"
 
     def what_broke(self) -> str:
         """The step whose loss was not finite, and whether the data is to blame."""
@@ -312,6 +355,11 @@ class Loop:
             best, self.state, history, losses, self.best_epoch, self.stopping.monitor, reason,
             message,
         )  # fmt: skip
+
+
+def form_of(portion: Portion) -> Any:
+    """Shapes and dtypes of a portion's batches, by path."""
+    return named(of_size(portion.source.columns, portion.batch_size))
 
 
 def keep_best(validation: Any) -> Stopping:

@@ -66,13 +66,33 @@ class Trainer:
             )
         if (self.loss is None) == (self.objective is None):
             got = "neither" if self.loss is None else "both"
-            raise TypeError(f"`Trainer`: give either loss or objective, got {got}.")
+            raise TypeError(
+                f"`Trainer`: give either loss or objective, got {got}. A loss is per example, "
+                "`optax.losses.squared_error` say; an objective is of a whole batch."
+            )
+        for name in ("loss", "objective"):
+            given = getattr(self, name)
+            if given is not None and not callable(given):
+                raise TypeError(
+                    f"`Trainer`: {name} must be a function, got {given!r}. "
+                    "Take one of `optax.losses`, `optax.losses.squared_error` say."
+                )
         if not hasattr(self.optimizer, "update"):
             raise TypeError(
                 "`Trainer`: optimizer must be an optax.GradientTransformation, "
                 f"got {errors.describe(self.optimizer)}. Call its factory, `optax.adam(1e-3)` say."
             )
+        if not isinstance(self.metrics, Mapping):
+            raise TypeError(
+                f"`Trainer`: metrics must be a dict from names to metrics, got {self.metrics!r}. "
+                'Say `metrics={"accuracy": fn.metrics.accuracy()}`.'
+            )
         for name, metric in self.metrics.items():
+            if name in ("loss", "learning_rate") or name.startswith("val_"):
+                raise ValueError(
+                    f"`Trainer`: a metric can't be named {name!r}, which the history uses itself. "
+                    "Give it another name."
+                )
             if not isinstance(metric, Metric):
                 raise TypeError(
                     f"`Trainer`: each metric must be a fn.metrics.Metric, got {metric!r} for "
@@ -154,6 +174,7 @@ class Trainer:
             >>> int(state.step)
             10
         """
+        errors.positive("advance", batch_size=batch_size)
         source = Resident(check_columns("advance", data))
         state, found = self.programs.pure_advance(batch_size, shuffle)(state, source, n)
         return state, compute(self.metrics, found)
@@ -202,7 +223,7 @@ class Trainer:
             TypeError, ValueError: an argument is wrong; nothing has been trained then.
         """
         settings = fitting.Settings(
-            epochs, steps, batch_size, shuffle, stopping, tuple(callbacks), seed, state, progress
+            epochs, steps, batch_size, shuffle, stopping, callbacks, seed, state, progress
         )
         return fitting.fit(self, data, validation, settings)
 

@@ -106,8 +106,9 @@ def make_evaluate(
 
 
 def compute(metrics: Mapping[str, Metric], found: Accumulators) -> Metrics:
-    """The reported values of accumulators."""
+    """The reported values of accumulators, the loss first."""
+    names = sorted(found, key=lambda name: name != "loss")
     return {
-        name: metrics[name].compute(sums) if name in metrics else average(sums)
-        for name, sums in found.items()
+        name: metrics[name].compute(found[name]) if name in metrics else average(found[name])
+        for name in names
     }

@@ -9,6 +9,7 @@ import numpy as np
 
 from funcnet import errors
 from funcnet.metrics import Metric
+from funcnet.tree import spec
 from funcnet.types import Batch, Loss, Model, ModelState, Objective, Params
 
 
@@ -50,7 +51,8 @@ def make_objective(model: Model, loss: Loss, metrics: Mapping[str, Metric]) -> O
     ) -> tuple[tuple[Any, Any], tuple[ModelState, dict[str, Any]]]:
         x, y, weight = unpack(batch)
         y_pred, model_state = model.apply(params, model_state, x, key=key, training=training)
-        each = per_example(loss(y_pred, y), y_pred, y)
+        each = per_example(evaluated(loss, y_pred, y), y_pred, y)
+        check_broadcast(loss, y_pred, y)
         reported = jax.lax.stop_gradient(y_pred)
         found = {
             name: metric.update(metric.init(), reported, y, weight)
@@ -69,20 +71,32 @@ def weigh(each: jax.Array, weight: jax.Array | None) -> tuple[jax.Array, Any]:
     return jnp.where(weight == 0, 0, weight * each).sum(), weight.sum()
 
 
+def evaluated(loss: Loss, y_pred: Any, y: Any) -> Any:
+    """`loss(y_pred, y)`; an error of its own is told what it was given."""
+    try:
+        return loss(y_pred, y)
+    except Exception as error:
+        if extra_axis(y_pred, y):
+            raise mismatch(y_pred, y) from error
+        error.add_note(
+            f"in `loss`, for y_pred = {errors.describe(spec(y_pred))} and "
+            f"y = {errors.describe(spec(y))}"
+        )
+        raise
+
+
 def per_example(value: Any, y_pred: Any, y: Any) -> jax.Array:
     """What a loss gave as one number an example, in float32 at least.
 
     Raises:
         TypeError: it is not an array of real numbers.
-        ValueError: it is a scalar, has not the batch's length, or comes of predictions and targets
-            whose shapes differ and were broadcast against each other.
+        ValueError: it is a scalar, or has not the batch's length.
     """
     if not hasattr(value, "shape") or not jnp.issubdtype(value.dtype, jnp.floating):
         raise TypeError(
             f"`loss`: it must give an array of real numbers, one for each example, "
             f"got {errors.describe(value)}. Take the array out of it."
         )
-    check_broadcast(value, y_pred, y)
     length = len(jax.tree.leaves(y_pred)[0])
     if value.ndim == 0:
         raise ValueError(
@@ -100,18 +114,48 @@ def per_example(value: Any, y_pred: Any, y: Any) -> jax.Array:
     return each
 
 
-def check_broadcast(value: Any, y_pred: Any, y: Any) -> None:
-    """Raises where an elementwise loss met shapes that differ, as (B, 1) against (B,)."""
-    shapes = [getattr(leaf, "shape", None) for leaf in (y_pred, y)]
-    if None in shapes or shapes[0] == shapes[1]:
+PROBE = 7919
+"""A batch size, a prime, that no other axis is likely to have."""
+
+
+def check_broadcast(loss: Loss, y_pred: Any, y: Any) -> None:
+    """Raises where a loss broadcasts examples against each other, as (B, 1) against (B,).
+
+    Its output for `PROBE` examples then has a second axis of that length, or there is none. Only
+    shapes are traced, and only where those of y_pred and y differ.
+    """
+    if getattr(y_pred, "shape", ()) == getattr(y, "shape", ()):
         return
+    many = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((PROBE, *leaf.shape[1:]), leaf.dtype), spec((y_pred, y))
+    )
     try:
-        joint = np.broadcast_shapes(*shapes)  # type: ignore[arg-type] # None is ruled out above
-    except ValueError:
-        return
-    if value.ndim and value.shape == joint:
-        raise ValueError(
-            f"`loss`: y_pred and y must have the same shape, got {errors.describe(y_pred)} and "
-            f"{errors.describe(y)}, which would be broadcast to {errors.describe(value)}. "
-            "Reshape y, with `y[:, None]` say, or end the model with `lambda y: y.squeeze(-1)`."
-        )
+        broadcasts = jax.eval_shape(loss, *many).shape.count(PROBE) > 1
+    except (TypeError, ValueError):  # it only works because this batch is as long as another axis
+        broadcasts = True
+    if broadcasts:
+        raise mismatch(y_pred, y)
+
+
+def extra_axis(y_pred: Any, y: Any) -> str | None:
+    """Which of both has a last axis of length 1 more than the other, if one has."""
+    if not (hasattr(y_pred, "shape") and hasattr(y, "shape")):
+        return None
+    if y_pred.shape == (*y.shape, 1):
+        return "y_pred"
+    return "y" if y.shape == (*y_pred.shape, 1) else None
+
+
+def mismatch(y_pred: Any, y: Any) -> ValueError:
+    """The error for shapes of y_pred and y that a loss can't compare example by example."""
+    remedy = {
+        "y_pred": "Give y the axis too, with `y[:, None]`, or end the model with "
+        "`lambda y: y.squeeze(-1)`.",
+        "y": "Take the axis off y, with `y[:, 0]`.",
+        None: "Bring y into the shape of y_pred, or choose a loss for labels of this shape.",
+    }
+    return ValueError(
+        f"`loss`: y_pred and y must have the same shape, got {errors.describe(spec(y_pred))} "
+        f"and {errors.describe(spec(y))}, which must not be broadcast against each other. "
+        f"{remedy[extra_axis(y_pred, y)]}"
+    )

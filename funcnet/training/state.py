@@ -63,7 +63,7 @@ def check_params(params: PyTree) -> None:
     wrong = [
         f"{path}: {errors.describe(leaf)}"
         for path, leaf in tree.paths(params).items()
-        if not jnp.issubdtype(leaf.dtype, jnp.floating)
+        if not (hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating))
     ]
     if wrong:
         raise TypeError(

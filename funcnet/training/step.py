@@ -207,6 +207,14 @@ def contributions(
             f"`objective`: a metric can't be named {clash[0]!r}, which the history uses itself. "
             "Give it another name."
         )
+    missing = sorted(metrics.keys() - found.keys())
+    if missing:
+        raise ValueError(
+            f"`objective`: it must return the accumulator of each metric of the trainer, "
+            f"got none for {', '.join(map(repr, missing))}. Return "
+            "`{name: metric.update(metric.init(), y_pred, y, weight)}` with the metrics, "
+            "or give the trainer none."
+        )
     sums = {"loss": weighted(total, weight)}
     for name, value in found.items():
         if name in metrics:

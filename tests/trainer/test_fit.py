@@ -72,7 +72,10 @@ def test_best_is_the_state_after_the_best_epoch(trainer, held):
     again = trainer.evaluate(result.best, held, batch_size=8)
     assert again["loss"] == pytest.approx(values.min(), rel=1e-6)
     assert int(result.best.step) == result.best_epoch + 1
-    assert result.message.endswith("(val_loss)")
+    assert result.message == (
+        f"val_loss has not improved in 4 checks in a row; the best val_loss, {values.min():.4g}, "
+        f"was that of epoch {result.best_epoch + 1}"
+    )
 
 
 @pytest.mark.parametrize("monitor", ["loss", "accuracy", "val_accuracy"])
@@ -102,10 +105,10 @@ def test_a_fraction_is_held_out_by_the_key(trainer):
 def test_it_compiles_once_and_twice_with_validation(held):
     trainer = fn.Trainer(fn.dense(3), loss=CROSS_ENTROPY, optimizer=optax.sgd(0.1))
     trainer.fit((X, Y), epochs=3, batch_size=16)
-    assert trainer.traces == {"init": 1, "copy": 1, "advance": 1}
+    assert trainer.traces == {"init": 1, "copy": 1, "advance": 1, "finite": 1}
     trainer.fit((X, Y), validation=held, epochs=3, batch_size=16)
     trainer.fit((X, Y), validation=held, steps=5, batch_size=16, seed=3)
-    assert trainer.traces == {"init": 1, "copy": 1, "advance": 1, "evaluate": 1}
+    assert trainer.traces == {"init": 1, "copy": 1, "advance": 1, "finite": 1, "evaluate": 1}
 
 
 def test_a_diverging_fit_ends_with_words_and_a_finite_best():
@@ -278,4 +281,9 @@ def test_a_result_says_how_it_ended(trainer):
     result = trainer.fit((X, Y), epochs=1, batch_size=60)
     words = "all epochs, or steps, that were asked for are done"
     assert repr(result).startswith(f"Result({words}")
+    assert "; best in epoch 1: loss=" in repr(result)
+    again = trainer.fit((X, Y), epochs=1, batch_size=60, state=result.last)
+    assert again.message == (
+        "no step was taken: the state is at step 1, and epochs and steps are counted from step 0"
+    )
     assert jax.tree.structure(result.best) == jax.tree.structure(result.last)
