@@ -128,7 +128,8 @@ def told_of_weight(programs: Programs) -> Iterator[None]:
 def report(metrics: Metrics) -> Metrics:
     """Values on the host: plain numbers, or NumPy arrays."""
     on_host = jax.device_get(metrics)
-    return {name: value.item() if np.ndim(value) == 0 else value for name, value in on_host.items()}
+    values = {name: on_host[name] for name in metrics}  # JAX sorts the keys of a dict
+    return {name: value.item() if np.ndim(value) == 0 else value for name, value in values.items()}
 
 
 def predict(programs: Programs, state: TrainState, x: Any, batch_size: int) -> Any:
