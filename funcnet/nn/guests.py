@@ -110,9 +110,9 @@ def from_linen(module: Any) -> Model:
         on = is_training(key, training)
         flags = {} if flag is None else {flag: on == TRAINING_FLAGS[flag]}
         variables = {"params": params, **model_state}
-        mutable = list(model_state) if on else []
+        mutable = list(model_state)  # some write at inference too: that is dropped
         y, new_state = module.apply(variables, *arguments(x), rngs=key, mutable=mutable, **flags)
-        return y, (new_state if mutable else model_state)
+        return y, (new_state if on else model_state)
 
     return named(Model(init, apply), type(module).__name__)
 
