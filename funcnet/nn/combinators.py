@@ -47,7 +47,7 @@ def sequential(*layers: Layer, **named: Layer) -> Model:
         x = tree.spec(x)
         for i, (name, layer) in enumerate(parts.items()):
             with told("sequential", name, layer, x):
-                p, s = layer.init(jax.random.fold_in(key, i), x)
+                p, s = start(layer, jax.random.fold_in(key, i), x)
                 x = output_spec(layer, p, s, x)
             keep(params, name, p)
             keep(model_state, name, s)
@@ -103,7 +103,7 @@ def branches(*layers: Layer, **named: Layer) -> Model:
         x = tree.spec(x)
         for i, (name, layer) in enumerate(parts.items()):
             with told("branches", name, layer, x):
-                p, s = layer.init(jax.random.fold_in(key, i), x)
+                p, s = start(layer, jax.random.fold_in(key, i), x)
             keep(params, name, p)
             keep(model_state, name, s)
         return params, model_state
@@ -279,8 +279,23 @@ def run_part(
     """Applies one part of a combinator to its own share of the trees, under its name."""
     p, s = params.get(name, {}), model_state.get(name, {})
     with told(function, name, layer, x), jax.named_scope(name):
-        y, s = layer.apply(p, s, x, key=key, training=training)
+        y, s = pair("apply", "(y, model_state)", layer.apply(p, s, x, key=key, training=training))
         return checkpoint_name(y, kind(layer)), s
+
+
+def pair(method: str, wanted: str, result: Any) -> tuple[Any, Any]:
+    """What a layer's `init` or `apply` gave, which must be a pair."""
+    if not isinstance(result, tuple) or len(result) != 2:
+        raise TypeError(
+            f"`{method}`: a layer's {method} must return {wanted}, got {errors.describe(result)}. "
+            "Return `{}` for what it does not have, and model_state as it came if it is unchanged."
+        )
+    return result
+
+
+def start(layer: Model, key: jax.Array, x: Any) -> tuple[Params, ModelState]:
+    """The params and model_state of one part."""
+    return pair("init", "(params, model_state)", layer.init(key, x))
 
 
 def child(key: jax.Array | None, layer: Model, i: int) -> jax.Array | None:
@@ -327,5 +342,7 @@ def told(function: str, name: str, layer: Model, x: Any) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        if isinstance(error, KeyError):
+            error.add_note("params or model_state miss this name: give those that `init` made")
         error.add_note(f"in layer {name!r} ({kind(layer)}) of `{function}`: {errors.describe(x)}")
         raise

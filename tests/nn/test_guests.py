@@ -178,3 +178,32 @@ def test_dropout_keeps_the_mean_and_drops_its_rate():
     assert float(y.mean()) == pytest.approx(1.0, abs=0.01)
     everything, _ = fn.dropout(1.0).apply({}, {}, x, key=KEY)
     assert not everything.any()
+
+
+def test_a_layer_that_returns_no_pair_is_told_so():
+    def init(key, x):
+        return {}
+
+    def apply(params, model_state, x, *, key=None, training=None):
+        return x
+
+    with pytest.raises(TypeError) as raised:
+        fn.sequential(fn.Model(init, apply)).init(KEY, X)
+    assert str(raised.value) == (
+        "`init`: a layer's init must return (params, model_state), got {}. Return `{}` for what it "
+        "does not have, and model_state as it came if it is unchanged."
+    )
+    with pytest.raises(TypeError) as raised:
+        fn.sequential(fn.Model(init, apply)).apply({}, {}, X)
+    assert str(raised.value).startswith(
+        "`apply`: a layer's apply must return (y, model_state), got float32[6, 5]."
+    )
+
+
+def test_missing_params_are_told_of():
+    with pytest.raises(KeyError) as raised:
+        fn.sequential(fn.dense(3)).apply({}, {}, X)
+    assert raised.value.__notes__ == [
+        "params or model_state miss this name: give those that `init` made",
+        "in layer '0' (dense) of `sequential`: float32[6, 5]",
+    ]
