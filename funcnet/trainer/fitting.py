@@ -321,15 +321,11 @@ class Loop:
         return Reason(int(self.stop_state.reason))
 
     def why_stopped(self, reason: Reason) -> str:
-        """What stopping has to say, with the best value."""
-        monitor, stop_state = self.stopping.monitor, self.stop_state
-        words = reason.words
+        """What stopping has to say."""
         if reason == Reason.PATIENCE:
-            words = f"{monitor} has not improved in {int(stop_state.wait)} checks in a row"
-        if self.best_epoch is None:
-            return words
-        best = f"{float(stop_state.best):.4g}"
-        return f"{words}; the best {monitor}, {best}, was that of epoch {self.best_epoch + 1}"
+            checks = int(self.stop_state.wait)
+            return f"{self.stopping.monitor} has not improved in {checks} checks in a row"
+        return f"{reason.words} ({self.stopping.monitor})"
 
     def what_broke(self) -> str:
         """The step whose loss was not finite, and whether the data is to blame."""

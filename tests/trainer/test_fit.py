@@ -72,10 +72,7 @@ def test_best_is_the_state_after_the_best_epoch(trainer, held):
     again = trainer.evaluate(result.best, held, batch_size=8)
     assert again["loss"] == pytest.approx(values.min(), rel=1e-6)
     assert int(result.best.step) == result.best_epoch + 1
-    assert result.message == (
-        f"val_loss has not improved in 4 checks in a row; the best val_loss, {values.min():.4g}, "
-        f"was that of epoch {result.best_epoch + 1}"
-    )
+    assert result.message == "val_loss has not improved in 4 checks in a row"
 
 
 @pytest.mark.parametrize("monitor", ["loss", "accuracy", "val_accuracy"])
