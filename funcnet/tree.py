@@ -30,12 +30,13 @@ def spec(tree: PyTree) -> PyTree:
         >>> spec(np.zeros((2, 3), np.float32))
         ShapeDtypeStruct(shape=(2, 3), dtype=float32)
     """
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), abstract(tree))
 
+    def of_leaf(leaf: Any) -> jax.ShapeDtypeStruct:
+        known = isinstance(leaf, jax.Array | jax.ShapeDtypeStruct)
+        array = leaf if known else jax.typeof(leaf)
+        return jax.ShapeDtypeStruct(array.shape, array.dtype)
 
-def abstract(tree: PyTree) -> PyTree:
-    """`tree` with each leaf replaced by its shape, dtype and weak type, in JAX's own dtypes."""
-    return jax.eval_shape(lambda leaf: leaf, tree)
+    return jax.tree.map(of_leaf, tree)
 
 
 def size(tree: PyTree) -> int:

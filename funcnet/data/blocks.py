@@ -10,14 +10,14 @@ import numpy as np
 
 from funcnet import errors, tree
 from funcnet.data.arrays import Columns, rows
-from funcnet.data.order import batch_indices
+from funcnet.data.order import batch_indices, order_words
 from funcnet.types import Batch
 
 T = TypeVar("T")
 
 
 class Resident(NamedTuple):
-    """Whole columns on the device; a batch is gathered by index inside the compiled loop."""
+    """Whole columns on the device; batches are gathered from them by index."""
 
     columns: Columns
 
@@ -29,20 +29,48 @@ class Block(NamedTuple):
     start: Any
 
 
+class Listed(NamedTuple):
+    """Whole columns, and the indices of successive batches `[n, B]` from that of step `start`."""
+
+    columns: Columns
+    index: Any
+    start: Any
+
+
 Source: TypeAlias = Resident | Block
 
 
-def take(
-    source: Source, words: jax.Array, step: jax.Array, batch_size: int, shuffle: bool
-) -> Batch:
+def look_ahead(
+    source: Source, key: jax.Array, step: Any, n: int, batch_size: int, shuffle: bool
+) -> Listed | Block:
+    """What `n` steps from `step` on read, their indices computed at once: it is cheaper so.
+
+    Args:
+        source: where the data is; a block has its order already.
+        key: the order's stream of the run's key.
+        step: the first step, may be traced.
+        n: how many steps.
+        batch_size: examples a batch.
+        shuffle: whether each epoch has an order of its own.
+    """
+    if isinstance(source, Block):
+        return source
+    words = order_words(key)
+    examples = len(jax.tree.leaves(source.columns)[0])
+
+    def indices(step: Any) -> Any:
+        return batch_indices(words, step, batch_size, examples, shuffle=shuffle, xp=jnp)
+
+    return Listed(source.columns, jax.vmap(indices)(step + jnp.arange(n)), step)
+
+
+def take(source: Listed | Block, step: Any, batch_size: int) -> Batch:
     """The batch of `step`: a pure function, for use inside compiled loops."""
-    if isinstance(source, Resident):
-        n = len(jax.tree.leaves(source.columns)[0])
-        index = batch_indices(words, step, batch_size, n, shuffle=shuffle, xp=jnp)
-        batch: Batch = rows(source.columns, index)
-        return batch
-    begin = (step - source.start) * batch_size
-    return nth(source.columns, begin, batch_size)
+    k = step - source.start
+    if isinstance(source, Block):
+        return nth(source.columns, k * batch_size, batch_size)
+    batch: Batch = rows(source.columns, source.index[k])
+    return batch
 
 
 def nth(columns: Columns, begin: Any, size: int) -> Batch:

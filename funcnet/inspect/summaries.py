@@ -253,7 +253,7 @@ def check_input(x: Any) -> None:
 def is_array(leaf: Any) -> bool:
     """Whether JAX takes `leaf` for an array and it has a shape and dtype of its own."""
     try:
-        tree.abstract(leaf)
+        tree.spec(leaf)
     except TypeError:
         return False
     return hasattr(leaf, "shape") and hasattr(leaf, "dtype")

@@ -64,7 +64,10 @@ def check_labels(function: str, programs: Programs, state: Any, columns: Columns
     if getattr(y_pred, "shape", ())[:-1] != one[1].shape:
         return
     classes = y_pred.shape[-1]
-    wrong = np.asarray((y < 0) | (y >= classes))
+    y = np.asarray(y)
+    if y.min() >= 0 and y.max() < classes:
+        return
+    wrong = (y < 0) | (y >= classes)
     if len(columns) == 3:
         wrong = wrong & np.asarray(columns[2] != 0).reshape(-1, *[1] * (wrong.ndim - 1))
     if wrong.any():

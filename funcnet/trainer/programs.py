@@ -8,7 +8,7 @@ import numpy as np
 import optax
 
 from funcnet import tree
-from funcnet.data.blocks import Resident, Source, take
+from funcnet.data.blocks import Resident, Source, look_ahead, take
 from funcnet.metrics import Metric
 from funcnet.training.advance import make_advance, make_evaluate, make_once
 from funcnet.training.objective import make_objective
@@ -117,22 +117,22 @@ class Programs:
 
         return self.get("init", make=lambda: Program(init))
 
-    def once(self, batch_size: int, shuffle: bool) -> Any:
-        """`(state, accumulators, source) -> (state, accumulators, loss)`, not compiled."""
-        return self.get(
-            "once",
-            batch_size,
-            shuffle,
-            make=lambda: make_once(self.step, self.metrics, batch_size=batch_size, shuffle=shuffle),
+    def loop(self, batch_size: int, shuffle: bool) -> Any:
+        """`(state, accumulators, source, n) -> (state, accumulators, losses)`, not compiled."""
+        return make_advance(
+            self.step, self.metrics, batch_size=batch_size, shuffle=shuffle, capacity=CAPACITY
         )
 
     def single(self, batch_size: int, shuffle: bool) -> Program:
-        """The same, compiled: for steps that are slow inside a loop."""
+        """`(state, accumulators, source) -> (state, accumulators, loss)`: one step, no loop."""
         return self.get(
             "single",
             batch_size,
             shuffle,
-            make=lambda: Program(self.once(batch_size, shuffle), donate=("state", "found")),
+            make=lambda: Program(
+                make_once(self.step, self.metrics, batch_size=batch_size, shuffle=shuffle),
+                donate=("state", "found"),
+            ),
         )
 
     def advance(self, batch_size: int, shuffle: bool) -> Program:
@@ -141,9 +141,7 @@ class Programs:
             "advance",
             batch_size,
             shuffle,
-            make=lambda: Program(
-                make_advance(self.once(batch_size, shuffle), CAPACITY), donate=("state", "found")
-            ),
+            make=lambda: Program(self.loop(batch_size, shuffle), donate=("state", "found")),
         )
 
     def runner(
@@ -172,8 +170,13 @@ class Programs:
 
         def advance(state: TrainState, source: Resident, n: Any) -> Any:
             found = self.nothing(state, source, batch_size, shuffle)
-            loop = make_advance(self.once(batch_size, shuffle), capacity=1)
-            return loop(state, found, source, n)[:2]
+            loop = self.loop(batch_size, shuffle)
+
+            def block(k: jax.Array, carry: Any) -> Any:
+                return loop(*carry, source, jax.numpy.minimum(n - k * CAPACITY, CAPACITY))[:2]
+
+            blocks = (n + CAPACITY - 1) // CAPACITY
+            return jax.lax.fori_loop(0, blocks, block, (state, found))
 
         return self.get("pure_advance", batch_size, shuffle, make=lambda: jax.jit(advance))
 
@@ -183,8 +186,8 @@ class Programs:
         """Accumulators of no batch, for the batches of `source`."""
 
         def found(state: TrainState, source: Source) -> Accumulators:
-            words = jax.random.bits(state.key, (2,), "uint32")
-            batch = take(source, words, state.step, batch_size, shuffle)
+            ready = look_ahead(source, state.key, state.step, 1, batch_size, shuffle)
+            batch = take(ready, state.step, batch_size)
             (total, weight), (_, found) = self.objective(
                 state.params, state.model_state, batch, key=state.key, training=True
             )

@@ -7,12 +7,11 @@ import jax
 import jax.numpy as jnp
 
 from funcnet.data.arrays import Columns
-from funcnet.data.blocks import Source, nth, take
-from funcnet.data.order import order_words
+from funcnet.data.blocks import Source, look_ahead, nth, take
 from funcnet.metrics import Metric, average
 from funcnet.training.state import ORDER, stream
 from funcnet.training.step import Accumulators, Step, contributions, merge, nothing
-from funcnet.types import Metrics, ModelState, Objective, Params, TrainState
+from funcnet.types import Batch, Metrics, ModelState, Objective, Params, TrainState
 
 Once: TypeAlias = Callable[
     [TrainState, Accumulators, Source], tuple[TrainState, Accumulators, jax.Array]
@@ -36,34 +35,41 @@ def make_once(step: Step, metrics: Mapping[str, Metric], *, batch_size: int, shu
     def once(
         state: TrainState, found: Accumulators, source: Source
     ) -> tuple[TrainState, Accumulators, jax.Array]:
-        words = order_words(stream(state.key, ORDER))
-        batch = take(source, words, state.step, batch_size, shuffle)
-        state, more = step(state, batch)
-        return state, merge(metrics, found, more), average(more["loss"])
+        key = stream(state.key, ORDER)
+        ready = look_ahead(source, key, state.step, 1, batch_size, shuffle)
+        return follow(step, metrics, state, found, take(ready, state.step, batch_size))
 
     return once
 
 
-def make_advance(once: Once, capacity: int) -> Advance:
+def make_advance(
+    step: Step, metrics: Mapping[str, Metric], *, batch_size: int, shuffle: bool, capacity: int
+) -> Advance:
     """The program `(state, accumulators, source, n) -> (state, accumulators, losses)`.
 
-    It runs `n` steps, a traced number, on batches taken inside the loop, and
-    so is compiled once however a run is cut into chunks, with the same bits for every way to cut.
+    It runs `n` steps, a traced number, on batches taken inside the loop, and so is compiled once
+    however a run is cut into chunks, with the same bits for every way to cut.
 
     Args:
-        once: what is repeated.
-        capacity: length of `losses`, the buffer into which each step's loss is written; the
-            losses of steps beyond it are dropped.
+        step: what is repeated.
+        metrics: those whose accumulators `step` returns.
+        batch_size: examples a batch.
+        shuffle: whether each epoch has an order of its own.
+        capacity: the most steps, and the length of `losses`, each step's loss.
     """
 
     def advance(
         state: TrainState, found: Accumulators, source: Source, n: Any
     ) -> tuple[TrainState, Accumulators, jax.Array]:
+        key = stream(state.key, ORDER)
+        ready = look_ahead(source, key, state.step, capacity, batch_size, shuffle)
+
         def body(
             i: jax.Array, carry: tuple[TrainState, Accumulators, jax.Array]
         ) -> tuple[TrainState, Accumulators, jax.Array]:
             state, found, losses = carry
-            state, found, loss = once(state, found, source)
+            batch = take(ready, state.step, batch_size)
+            state, found, loss = follow(step, metrics, state, found, batch)
             return state, found, losses.at[i].set(loss.astype(losses.dtype))
 
         losses = jnp.zeros(capacity, jnp.float32)
@@ -71,6 +77,14 @@ def make_advance(once: Once, capacity: int) -> Advance:
         return state, found, losses
 
     return advance
+
+
+def follow(
+    step: Step, metrics: Mapping[str, Metric], state: TrainState, found: Accumulators, batch: Batch
+) -> tuple[TrainState, Accumulators, jax.Array]:
+    """One step on a batch, its sums added to those found before, and its loss."""
+    state, more = step(state, batch)
+    return state, merge(metrics, found, more), average(more["loss"])
 
 
 def make_evaluate(
