@@ -9,7 +9,7 @@ import pytest
 import funcnet as fn
 from funcnet.data import examples, order_words, permute, staged
 from funcnet.data.arrays import check_columns, pad, split
-from funcnet.data.blocks import Resident, gather_block, group, take, to_block
+from funcnet.data.blocks import Resident, gather_block, group, look_ahead, take, to_block
 
 N = 20
 X, Y = np.arange(3 * N, dtype=np.float32).reshape(N, 3), np.arange(N, dtype=np.int32)
@@ -256,9 +256,10 @@ def test_a_block_holds_the_batches_that_resident_data_give(shuffle):
     key = np.asarray(order_words(jax.random.key(5)))
     block = gather_block((X, Y), key, 4, 6, batch_size=7, capacity=8, shuffle=shuffle)
     assert len(block.columns[1]) == 56
+    ready = look_ahead(Resident((X, Y)), jax.random.key(5), jnp.int32(3), 8, 7, shuffle)
+    assert look_ahead(block, jax.random.key(5), 4, 6, 7, shuffle) is block
     for step in range(4, 10):
-        want = take(Resident((X, Y)), jnp.asarray(key), jnp.int32(step), 7, shuffle)
-        found = take(block, jnp.asarray(key), jnp.int32(step), 7, shuffle)
+        want, found = (take(source, jnp.int32(step), 7) for source in (ready, block))
         assert np.array_equal(found[0], want[0])
         assert np.array_equal(found[1], want[1])
 
