@@ -13,11 +13,13 @@ from funcnet.data.blocks import Resident, Source, ahead, fits, gather_block, gro
 from funcnet.data.order import order_words
 from funcnet.placement import memory
 from funcnet.trainer.evaluation import is_batches
-from funcnet.trainer.programs import CAPACITY
 from funcnet.training.state import ORDER, stream
 
 BLOCK_BYTES = 2**26
 """The most bytes of a block that is sent to the device ahead of its use."""
+
+BLOCK_STEPS = 64
+"""The most steps of such a block."""
 
 
 class Portion(NamedTuple):
@@ -73,8 +75,7 @@ class StagedFeed:
         self.steps_per_epoch = self.per_epoch = -(-examples(columns) // batch_size)
         self.example = rows(columns, slice(0, 1))
         self.batch = of_size(self.example, batch_size)
-        size = tree.nbytes(self.example) * batch_size
-        self.capacity = max(1, min(CAPACITY, self.per_epoch, BLOCK_BYTES // max(size, 1)))
+        self.capacity = min(self.per_epoch, block_steps(self.batch))
 
     def epoch(self, step: int, last: int | None) -> Iterator[Portion]:
         """Blocks of up to `capacity` steps."""
@@ -119,7 +120,8 @@ class StreamFeed:
         self.first = None  # the pass that `__init__` began, to see an example, serves one epoch
         checked = (check_columns("fit", batch) for batch in batches)
         within = checked if last is None else islice(checked, last - step)
-        return ahead(Portion(*portion) for portion in group(within, CAPACITY, step))
+        capacity = block_steps(self.batch)
+        return ahead(Portion(*portion) for portion in group(within, capacity, step))
 
 
 EMPTY = (
@@ -138,6 +140,11 @@ def make_feed(
     if isinstance(data, Staged) or not fits(columns, memory()):
         return StagedFeed(columns, key, batch_size, shuffle)
     return ResidentFeed(columns, batch_size)
+
+
+def block_steps(batch: Columns) -> int:
+    """How many batches like this one a block may hold."""
+    return max(1, min(BLOCK_STEPS, BLOCK_BYTES // max(tree.nbytes(batch), 1)))
 
 
 def of_size(example: Columns, size: int) -> Columns:

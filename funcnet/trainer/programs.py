@@ -16,7 +16,7 @@ from funcnet.training.state import init_state, strong
 from funcnet.training.step import Accumulators, contributions, make_step, nothing
 from funcnet.types import Loss, Model, ModelState, Objective, Params, TrainState
 
-CAPACITY = 64
+CAPACITY = 256
 """The most steps in one call of `advance`."""
 
 CHUNK_FLOPS = {"cpu": 6e10}
