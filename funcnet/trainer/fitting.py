@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -138,7 +139,7 @@ class Loop:
         settings: Settings,
     ) -> None:
         self.programs, self.feed, self.columns, self.settings = programs, feed, columns, settings
-        self.stopping = settings.stopping or keep_best(validation)
+        self.stopping = settings.stopping or keep_best("loss" if validation is None else "val_loss")
         self.stop_state: StopState = self.stopping.init()
         shown = progress(settings.progress)
         self.callbacks = [as_callback(each) for each in (*settings.callbacks, shown)]
@@ -314,9 +315,9 @@ class Loop:
         for name, value in metrics.items():
             self.history.setdefault(name, []).append(value)
         value = metrics[self.stopping.monitor]
-        if bool(self.stopping.improved(value, self.stop_state)):
+        improved, self.stop_state = self.programs.check(self.stopping)(value, self.stop_state)
+        if improved:
             self.best, self.best_epoch = self.programs.copy()(self.state), epoch - 1
-        self.stop_state = self.stopping.update(value, self.stop_state)
         self.tell("epoch", metrics)
         return Reason(int(self.stop_state.reason))
 
@@ -358,9 +359,9 @@ def form_of(portion: Portion) -> Any:
     return named(of_size(portion.source.columns, portion.batch_size))
 
 
-def keep_best(validation: Any) -> Stopping:
+@cache
+def keep_best(monitor: str) -> Stopping:
     """The rule that only tells which epoch was best, and never stops."""
-    monitor = "loss" if validation is None else "val_loss"
     return early_stopping(monitor, patience=np.iinfo(np.int32).max)
 
 

@@ -10,6 +10,7 @@ import optax
 from funcnet import tree
 from funcnet.data.blocks import Resident, Source, look_ahead, take
 from funcnet.metrics import Metric
+from funcnet.stopping import Stopping, StopState
 from funcnet.training.advance import make_advance, make_evaluate, make_once
 from funcnet.training.objective import make_objective
 from funcnet.training.state import init_state, strong
@@ -246,6 +247,14 @@ class Programs:
             return self.model.apply(params, model_state, x, training=False)[0]
 
         return self.get("predict", make=lambda: Program(predict))
+
+    def check(self, stopping: Stopping) -> Callable[[Any, StopState], tuple[Any, StopState]]:
+        """`(value, stop_state) -> (improved, stop_state)`, one check as one call."""
+
+        def check(value: Any, stop_state: StopState) -> tuple[Any, StopState]:
+            return stopping.improved(value, stop_state), stopping.update(value, stop_state)
+
+        return self.get("check", stopping, make=lambda: jax.jit(check))
 
     def copy(self) -> Program:
         """`(state) -> state` in new buffers."""
