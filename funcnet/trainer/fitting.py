@@ -206,6 +206,11 @@ class Loop:
             )
 
     @property
+    def epochs(self) -> int:
+        """Epochs in the history: those of this fit, which may go on from another."""
+        return len(self.history.get("loss", []))
+
+    @property
     def last_step(self) -> int | None:
         """The step at which all that was asked for is done, if it is known."""
         epochs, per_epoch = self.settings.epochs, self.feed.steps_per_epoch
@@ -249,7 +254,7 @@ class Loop:
             if (leaf := self.first_broken_param()) is not None:
                 return Reason.NON_FINITE, f"params are not finite after step {self.step}: {leaf}"
             epoch += 1
-            if (reason := self.close_epoch(epoch)) != Reason.GOING_ON:
+            if (reason := self.close_epoch()) != Reason.GOING_ON:
                 return reason, self.why_stopped(reason)
         return Reason.EPOCHS, Reason.EPOCHS.words
 
@@ -302,7 +307,7 @@ class Loop:
         finite = tree.paths(jax.device_get(self.programs.finite()(self.state.params)))
         return next((path for path, good in finite.items() if not good), None)
 
-    def close_epoch(self, epoch: int) -> Reason:
+    def close_epoch(self) -> Reason:
         """Evaluates, checks, keeps the best state, tells the callbacks."""
         assert self.found is not None  # an epoch without a step has been turned away
         metrics = evaluation.report(compute(self.programs.metrics, self.found))
@@ -317,7 +322,7 @@ class Loop:
         value = metrics[self.stopping.monitor]
         improved, self.stop_state = self.programs.check(self.stopping)(value, self.stop_state)
         if improved:
-            self.best, self.best_epoch = self.programs.copy()(self.state), epoch - 1
+            self.best, self.best_epoch = self.programs.copy()(self.state), self.epochs - 1
         self.tell("epoch", metrics)
         return Reason(int(self.stop_state.reason))
 
@@ -337,8 +342,9 @@ class Loop:
 
     def tell(self, kind: Any, metrics: Metrics) -> None:
         """Gives an event to every callback."""
-        epoch = len(next(iter(self.history.values()), []))
-        event = Event(kind, epoch, self.step, self.last_step, metrics, self.history, self.state)
+        event = Event(
+            kind, self.epochs, self.step, self.last_step, metrics, self.history, self.state
+        )
         for i, callback in enumerate(self.callbacks):
             self.memories[i] = callback.update(self.memories[i], event)
 

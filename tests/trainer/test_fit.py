@@ -274,6 +274,14 @@ def test_staged_data_gives_the_batches_of_resident_data(trainer):
     np.testing.assert_allclose(kept.losses, sent.losses, rtol=1e-5)
 
 
+def test_best_epoch_is_an_index_of_the_history_of_a_fit_that_goes_on(trainer, held):
+    first = trainer.fit((X, Y), validation=held, epochs=3, batch_size=16)
+    rest = trainer.fit((X, Y), validation=held, epochs=5, batch_size=16, state=first.last)
+    assert len(rest.history["val_loss"]) == 2
+    assert rest.best_epoch == int(rest.history["val_loss"].argmin())
+    assert repr(rest).startswith("Result(")
+
+
 def test_a_result_says_how_it_ended(trainer):
     result = trainer.fit((X, Y), epochs=1, batch_size=60)
     words = "all epochs, or steps, that were asked for are done"
