@@ -1,7 +1,7 @@
 """The trainer: the only loop, clock and output of the library."""
 
 from funcnet.trainer.callbacks import Callback, Event, StopTraining, json_lines
-from funcnet.trainer.fitting import Result
+from funcnet.trainer.result import Result
 from funcnet.trainer.trainer import Trainer
 
 __all__ = ["Callback", "Event", "Result", "StopTraining", "Trainer", "json_lines"]

@@ -21,7 +21,6 @@ from funcnet.data.blocks import fits
 from funcnet.placement import memory
 from funcnet.trainer.checks import check_labels, check_state
 from funcnet.trainer.programs import Programs
-from funcnet.training.advance import compute
 from funcnet.training.step import Accumulators, merge
 from funcnet.types import Metrics, TrainState
 
@@ -108,7 +107,7 @@ def over(programs: Programs, state: TrainState, blocks: list[Columns], batch_siz
             more = program(state.params, state.model_state, block)
         found = more if found is None else merge(programs.metrics, found, more)
     assert found is not None  # data of no example has been refused
-    return report(compute(programs.metrics, found))
+    return report(programs.compute()(found))
 
 
 @contextmanager
@@ -126,10 +125,13 @@ def told_of_weight(programs: Programs) -> Iterator[None]:
 
 
 def report(metrics: Metrics) -> Metrics:
-    """Values on the host: plain numbers, or NumPy arrays."""
+    """Values on the host, the loss first: plain numbers, or NumPy arrays."""
     on_host = jax.device_get(metrics)
-    values = {name: on_host[name] for name in metrics}  # JAX sorts the keys of a dict
-    return {name: value.item() if np.ndim(value) == 0 else value for name, value in values.items()}
+    names = sorted(on_host, key=lambda name: name != "loss")
+    return {
+        name: on_host[name].item() if np.ndim(on_host[name]) == 0 else on_host[name]
+        for name in names
+    }
 
 
 def predict(programs: Programs, state: TrainState, x: Any, batch_size: int) -> Any:

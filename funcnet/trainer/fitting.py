@@ -3,80 +3,30 @@
 import signal
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
-import optax
 
 from funcnet import errors, tree
 from funcnet.data.arrays import Columns, check_columns, named, split
 from funcnet.stopping import Reason, Stopping, StopState, early_stopping
 from funcnet.trainer import evaluation
-from funcnet.trainer.callbacks import Callback, Event, StopTraining, as_callback, progress
+from funcnet.trainer.callbacks import Event, StopTraining, as_callback, progress
 from funcnet.trainer.checks import check_kind, check_labels, check_state, where_not_finite
 from funcnet.trainer.feeds import Feed, Portion, make_feed, of_size
-from funcnet.trainer.programs import Programs
-from funcnet.training.advance import compute
+from funcnet.trainer.programs import Programs, learning_rate
+from funcnet.trainer.result import Result
+from funcnet.trainer.settings import Settings, check_settings
 from funcnet.training.state import ORDER, check_key, stream
 from funcnet.training.step import Accumulators
 from funcnet.types import Metrics, TrainState
 
 if TYPE_CHECKING:
     from funcnet.trainer.trainer import Trainer
-
-
-class Settings(NamedTuple):
-    """The arguments of `fit` that are not data."""
-
-    epochs: int | None
-    steps: int | None
-    batch_size: int
-    shuffle: bool
-    stopping: Stopping | None
-    callbacks: Any
-    seed: int | None
-    state: TrainState | None
-    progress: bool | None
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a fit gives back.
-
-    Attributes:
-        best: the state after the epoch with the best monitored value; the last one before any
-            epoch was complete.
-        last: the state at the end.
-        history: values of each epoch by name, `history["val_loss"][epoch]`; `loss` and the metrics
-            are averages over the epoch's batches as they were seen, `val_` ones are of the state
-            after it. The last epoch may have been cut short by `steps`.
-        losses: float32[steps], the loss of each step.
-        best_epoch: index of `best` in the history, or None before any epoch was complete.
-        monitor: the name of the monitored value.
-        reason: why training stopped; `reason.words` says it.
-        message: one sentence about the end.
-    """
-
-    best: TrainState
-    last: TrainState
-    history: Mapping[str, np.ndarray]
-    losses: np.ndarray
-    best_epoch: int | None
-    monitor: str
-    reason: Reason
-    message: str
-
-    def __repr__(self) -> str:
-        if self.best_epoch is None:
-            return f"Result({self.message})"
-        best = {name: v[self.best_epoch] for name, v in self.history.items() if v.ndim == 1}
-        values = ", ".join(f"{name}={value:.4g}" for name, value in best.items())
-        return f"Result({self.message}; best in epoch {self.best_epoch + 1}: {values})"
 
 
 def fit(trainer: "Trainer", data: Any, validation: Any, settings: Settings) -> Result:
@@ -98,34 +48,6 @@ def fit(trainer: "Trainer", data: Any, validation: Any, settings: Settings) -> R
     return Loop(trainer.programs, feed, key, columns, validation, settings).run()
 
 
-def check_settings(settings: Settings) -> None:
-    """Raises unless the arguments of `fit` are of the right kinds."""
-    for name in ("epochs", "steps"):
-        if getattr(settings, name) is not None:
-            errors.positive("fit", **{name: getattr(settings, name)})
-    seed = settings.seed
-    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int | np.integer)):
-        raise TypeError(
-            f"`fit`: seed must be a whole number, got {errors.describe(seed)}. "
-            "To use a key of your own, give `state=trainer.init(key, x)`."
-        )
-    if isinstance(settings.callbacks, Callback) or not isinstance(settings.callbacks, Iterable):
-        raise TypeError(
-            f"`fit`: callbacks must be a list, got {settings.callbacks!r}. "
-            "Write `callbacks=[...]` around a single one too."
-        )
-    if seed is not None and settings.state is not None:
-        raise ValueError(
-            "`fit`: give either seed or state, got both. A state holds its own key; to begin "
-            "anew, leave the state out."
-        )
-    if not isinstance(settings.stopping, Stopping | None):
-        raise TypeError(
-            f"`fit`: stopping must come from `fn.early_stopping`, got {settings.stopping!r}. "
-            'Say `stopping=fn.early_stopping("val_loss", patience=5)`.'
-        )
-
-
 class Loop:
     """A fit in progress: what changes from chunk to chunk lives here and nowhere else."""
 
@@ -138,7 +60,8 @@ class Loop:
         validation: Any,
         settings: Settings,
     ) -> None:
-        self.programs, self.feed, self.columns, self.settings = programs, feed, columns, settings
+        self.programs, self.feed, self.key = programs, feed, key
+        self.columns, self.settings = columns, settings
         self.stopping = settings.stopping or keep_best("loss" if validation is None else "val_loss")
         self.stop_state: StopState = self.stopping.init()
         shown = progress(settings.progress)
@@ -148,20 +71,20 @@ class Loop:
         self.losses: list[np.ndarray] = []
         self.best_epoch: int | None = None
         self.found: Accumulators | None = None
-        self.state = self.first_state(key)
-        self.step = int(self.state.step)
+        self.state = self.first_state()
+        self.step = 0 if settings.state is None else int(self.state.step)
         if columns is not None:
             check_labels("fit", programs, self.state, columns)
         self.validation = self.check_validation(validation)
-        self.check_monitor()
-        self.best = programs.copy()(self.state)
+        self.names = self.check_monitor()
+        self.best: TrainState | None = None
         self.form: Any = None
         self.broken = False
 
-    def first_state(self, key: jax.Array) -> TrainState:
+    def first_state(self) -> TrainState:
         """The state to begin with, in buffers of its own."""
         if self.settings.state is None:
-            state: TrainState = self.programs.init()(key, self.feed.example[0])
+            state: TrainState = self.programs.init()(self.key, self.feed.example[0])
             return state
         check_state("fit", self.programs, self.settings.state, self.feed.example[0])
         copy: TrainState = self.programs.copy()(self.settings.state)
@@ -187,9 +110,10 @@ class Loop:
             check_labels("fit", self.programs, self.state, block)
         return blocks
 
-    def check_monitor(self) -> None:
-        """Raises unless somebody reports what stopping monitors."""
-        names = [*self.programs.reported(self.state, self.feed.batch)]
+    def check_monitor(self) -> list[str]:
+        """The names of what is reported; raises unless what stopping monitors is among them."""
+        reported = self.programs.reported(self.state, self.feed.batch)
+        names = sorted(reported, key=lambda name: name != "loss")
         names += learning_rate(self.state.opt_state)
         monitor = self.stopping.monitor
         if monitor.startswith("val_") and not self.validation:
@@ -204,6 +128,7 @@ class Loop:
                 f"`fit`: stopping monitors {monitor!r}, which nobody reports. "
                 f"{errors.did_you_mean(monitor, names)}"
             )
+        return names
 
     @property
     def epochs(self) -> int:
@@ -251,10 +176,17 @@ class Loop:
                         return Reason.INTERRUPTED, Reason.INTERRUPTED.words
             if self.found is None:
                 return Reason.DATA, f"the data ended after {self.step} steps"
-            if (leaf := self.first_broken_param()) is not None:
-                return Reason.NON_FINITE, f"params are not finite after step {self.step}: {leaf}"
+            finite, metrics = self.programs.closing()(
+                self.state.params, self.state.opt_state, self.found
+            )
+            finite, metrics = jax.device_get((finite, metrics))
+            broken = [path for path, good in tree.paths(finite).items() if not good]
+            if broken:
+                return Reason.NON_FINITE, (
+                    f"params are not finite after step {self.step}: {broken[0]}"
+                )
             epoch += 1
-            if (reason := self.close_epoch()) != Reason.GOING_ON:
+            if (reason := self.close_epoch(metrics)) != Reason.GOING_ON:
                 return reason, self.why_stopped(reason)
         return Reason.EPOCHS, Reason.EPOCHS.words
 
@@ -302,21 +234,15 @@ class Loop:
             stacklevel=2,
         )
 
-    def first_broken_param(self) -> str | None:
-        """The path of the first param that is not finite, if there is one."""
-        finite = tree.paths(jax.device_get(self.programs.finite()(self.state.params)))
-        return next((path for path, good in finite.items() if not good), None)
-
-    def close_epoch(self) -> Reason:
+    def close_epoch(self, metrics: Metrics) -> Reason:
         """Evaluates, checks, keeps the best state, tells the callbacks."""
-        assert self.found is not None  # an epoch without a step has been turned away
-        metrics = evaluation.report(compute(self.programs.metrics, self.found))
-        metrics |= learning_rate(self.state.opt_state)
+        metrics = evaluation.report(metrics)
         if self.validation:
             values = evaluation.over(
                 self.programs, self.state, self.validation, self.settings.batch_size
             )
             metrics |= {f"val_{name}": value for name, value in values.items()}
+        metrics = {name: metrics[name] for name in self.names}
         for name, value in metrics.items():
             self.history.setdefault(name, []).append(value)
         value = metrics[self.stopping.monitor]
@@ -350,8 +276,9 @@ class Loop:
 
     def result(self, reason: Reason, message: str) -> Result:
         """What `fit` gives back."""
-        keep_first = self.best_epoch is None and reason == Reason.NON_FINITE
-        best = self.best if self.best_epoch is not None or keep_first else self.state
+        best = self.best
+        if best is None:
+            best = self.first_state() if reason == Reason.NON_FINITE else self.state
         history = {name: np.stack(values) for name, values in self.history.items()}
         losses = np.concatenate([np.zeros(0, np.float32), *self.losses])
         return Result(
@@ -369,15 +296,6 @@ def form_of(portion: Portion) -> Any:
 def keep_best(monitor: str) -> Stopping:
     """The rule that only tells which epoch was best, and never stops."""
     return early_stopping(monitor, patience=np.iinfo(np.int32).max)
-
-
-def learning_rate(opt_state: optax.OptState) -> Metrics:
-    """The learning rate where the optimizer's state holds it, as `optax.inject_hyperparams` does.
-
-    Of several, the first.
-    """
-    found = optax.tree.get_all_with_path(opt_state, "learning_rate")
-    return {"learning_rate": float(found[0][1])} if found else {}
 
 
 @contextmanager

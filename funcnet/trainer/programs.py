@@ -11,11 +11,11 @@ from funcnet import tree
 from funcnet.data.blocks import Resident, Source, look_ahead, take
 from funcnet.metrics import Metric
 from funcnet.stopping import Stopping, StopState
-from funcnet.training.advance import make_advance, make_evaluate, make_once
+from funcnet.training.advance import compute, make_advance, make_evaluate, make_once
 from funcnet.training.objective import make_objective
 from funcnet.training.state import init_state, strong
 from funcnet.training.step import Accumulators, contributions, make_step, nothing
-from funcnet.types import Loss, Model, ModelState, Objective, Params, TrainState
+from funcnet.types import Loss, Metrics, Model, ModelState, Objective, Params, TrainState
 
 CAPACITY = 256
 """The most steps in one call of `advance`."""
@@ -194,8 +194,11 @@ class Programs:
             )
             return contributions(self.metrics, total, weight, found)
 
-        shapes = self.shapes("nothing", found, state, source)
-        return nothing(self.metrics, shapes)
+        def make() -> Callable[[], Accumulators]:
+            shapes = jax.eval_shape(found, state, source)
+            return jax.jit(lambda: nothing(self.metrics, shapes))
+
+        return self.get("nothing", batch_size, signature_of((state, source)), make=make)()
 
     def shapes(self, name: str, f: Callable[..., Any], *args: Any) -> Any:
         """`jax.eval_shape(f, *args)`, traced once for each name and signature."""
@@ -213,13 +216,17 @@ class Programs:
         shapes: Accumulators = self.shapes("reported", found, state, tree.spec(batch))
         return shapes
 
-    def finite(self) -> Program:
-        """`(params) -> bool` of each leaf: whether it holds neither NaN nor infinity."""
+    def closing(self) -> Program:
+        """`(params, opt_state, accumulators) -> (finite, metrics)`: an epoch's end in one call.
 
-        def finite(params: Params) -> Any:
-            return jax.tree.map(lambda leaf: jax.numpy.isfinite(leaf).all(), params)
+        `finite` tells of each param whether it holds neither NaN nor infinity.
+        """
 
-        return self.get("finite", make=lambda: Program(finite))
+        def closing(params: Params, opt_state: Any, found: Accumulators) -> tuple[Any, Metrics]:
+            finite = jax.tree.map(lambda leaf: jax.numpy.isfinite(leaf).all(), params)
+            return finite, compute(self.metrics, found) | learning_rate(opt_state)
+
+        return self.get("closing", make=lambda: Program(closing))
 
     def output(self, state: TrainState, x: Any) -> Any:
         """Shapes and dtypes of the model's output for `x`."""
@@ -239,6 +246,10 @@ class Programs:
                 make_evaluate(self.objective, self.metrics, batch_size=batch_size)
             ),
         )
+
+    def compute(self) -> Callable[[Accumulators], Metrics]:
+        """`(accumulators) -> metrics`, compiled."""
+        return self.get("compute", make=lambda: jax.jit(lambda found: compute(self.metrics, found)))
 
     def predict(self) -> Program:
         """`(params, model_state, x) -> y`."""
@@ -264,6 +275,15 @@ class Programs:
             return new
 
         return self.get("copy", make=lambda: Program(copy))
+
+
+def learning_rate(opt_state: optax.OptState) -> Metrics:
+    """The learning rate where the optimizer's state holds it, as `optax.inject_hyperparams` does.
+
+    Of several, the first.
+    """
+    found = optax.tree.get_all_with_path(opt_state, "learning_rate")
+    return {"learning_rate": found[0][1]} if found else {}
 
 
 def looped(program: Program) -> Run:

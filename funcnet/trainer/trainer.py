@@ -15,8 +15,9 @@ from funcnet.metrics import Metric
 from funcnet.stopping import Stopping
 from funcnet.trainer import evaluation, fitting
 from funcnet.trainer.callbacks import Callback
-from funcnet.trainer.fitting import Result
 from funcnet.trainer.programs import Programs
+from funcnet.trainer.result import Result
+from funcnet.trainer.settings import Settings
 from funcnet.training.advance import compute
 from funcnet.training.state import init_state
 from funcnet.types import Batch, Loss, Metrics, Model, Objective, TrainState
@@ -222,7 +223,7 @@ class Trainer:
         Raises:
             TypeError, ValueError: an argument is wrong; nothing has been trained then.
         """
-        settings = fitting.Settings(
+        settings = Settings(
             epochs, steps, batch_size, shuffle, stopping, callbacks, seed, state, progress
         )
         return fitting.fit(self, data, validation, settings)

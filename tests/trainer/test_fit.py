@@ -102,10 +102,10 @@ def test_a_fraction_is_held_out_by_the_key(trainer):
 def test_it_compiles_once_and_twice_with_validation(held):
     trainer = fn.Trainer(fn.dense(3), loss=CROSS_ENTROPY, optimizer=optax.sgd(0.1))
     trainer.fit((X, Y), epochs=3, batch_size=16)
-    assert trainer.traces == {"init": 1, "copy": 1, "advance": 1, "finite": 1}
+    assert trainer.traces == {"init": 1, "copy": 1, "advance": 1, "closing": 1}
     trainer.fit((X, Y), validation=held, epochs=3, batch_size=16)
     trainer.fit((X, Y), validation=held, steps=5, batch_size=16, seed=3)
-    assert trainer.traces == {"init": 1, "copy": 1, "advance": 1, "finite": 1, "evaluate": 1}
+    assert trainer.traces == {"init": 1, "copy": 1, "advance": 1, "closing": 1, "evaluate": 1}
 
 
 def test_a_diverging_fit_ends_with_words_and_a_finite_best():
