@@ -1,6 +1,7 @@
 """Pytrees by path: the leaves with their names, sizes, and how two trees differ."""
 
 import math
+import re
 from typing import Any
 
 import jax
@@ -20,6 +21,37 @@ def paths(tree: PyTree) -> dict[str, Any]:
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
+
+
+def select(function: str, tree: PyTree, pattern: str) -> dict[str, Any]:
+    """Leaves of `tree` by path whose path matches a pattern.
+
+    Args:
+        function: the public function that asks, named in its error.
+        tree: the tree.
+        pattern: a path in which `*` stands for any part of a name and `**` for any number of names.
+
+    Raises:
+        ValueError: no path matches.
+
+    Example:
+        >>> params = {"0": {"kernel": 1, "bias": 2}, "head": {"kernel": 3}}
+        >>> select("f", params, "**/kernel")
+        {'0/kernel': 1, 'head/kernel': 3}
+        >>> select("f", params, "head/*")
+        {'head/kernel': 3}
+    """
+    words = {"**/": "(?:.*/)?", "/**": "(?:/.*)?", "**": ".*", "*": "[^/]*"}
+    split = re.split(r"(\*\*/|/\*\*|\*\*|\*)", pattern)
+    regex = re.compile("".join(words.get(part, re.escape(part)) for part in split))
+    by_path = paths(tree)
+    found = {path: leaf for path, leaf in by_path.items() if regex.fullmatch(path)}
+    if not found:
+        raise ValueError(
+            f"`{function}`: a pattern must match some path of params, got {pattern!r}. "
+            f"The paths are {', '.join(by_path)}."
+        )
+    return found
 
 
 def spec(tree: PyTree) -> PyTree:

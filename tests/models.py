@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 import funcnet as fn
+from tests.nn.guests.rows import GUESTS
 
 
 class Row(NamedTuple):
@@ -50,6 +51,7 @@ def own_scale():
 
 
 IMAGE = (4, 6, 6, 2)
+SEQUENCE = (4, 5, 6)
 ROWS = {
     "dense": Row(lambda: fn.dense(3)),
     "dense-no-bias": Row(lambda: fn.dense(3, bias=False), (4, 2, 6)),
@@ -68,6 +70,55 @@ ROWS = {
     "augment": Row(lambda: fn.augment(flip), noisy=True),
     "embedding": Row(lambda: fn.embedding(5, 3), (4, 6), integer=True, narrow=False),
     "flatten": Row(fn.flatten, IMAGE),
+    "conv_transpose": Row(lambda: fn.conv_transpose(3, (3, 3), strides=2), IMAGE),
+    "conv_transpose-valid": Row(
+        lambda: fn.conv_transpose(2, (3,), strides=2, padding="valid", dilation=2), (4, 5, 2)
+    ),
+    "separable_conv": Row(lambda: fn.separable_conv(3, (3, 3), multiplier=2, strides=2), IMAGE),
+    "group_norm": Row(lambda: fn.group_norm(2), (4, 5, 4)),
+    "instance_norm": Row(fn.instance_norm, IMAGE),
+    "rms_norm": Row(fn.rms_norm),
+    "reshape": Row(lambda: fn.reshape(3, -1)),
+    "permute": Row(lambda: fn.permute(3, 1, 2), IMAGE),
+    "resize": Row(lambda: fn.resize((4, 9)), IMAGE),
+    "upsample": Row(lambda: fn.upsample(2), IMAGE),
+    "time_distributed": Row(
+        lambda: fn.time_distributed(fn.sequential(fn.dense(3), fn.dropout(0.5))),
+        (4, 3, 6),
+        noisy=True,
+    ),
+    "gaussian_noise": Row(lambda: fn.gaussian_noise(0.5), noisy=True),
+    "spatial_dropout": Row(lambda: fn.spatial_dropout(0.5), IMAGE, noisy=True),
+    "stochastic_depth": Row(lambda: fn.stochastic_depth(0.5), noisy=True),
+    "rnn": Row(lambda: fn.rnn(3), SEQUENCE),
+    "lstm-both": Row(lambda: fn.lstm(3, direction="both"), SEQUENCE),
+    "gru-last": Row(lambda: fn.gru(3, direction="backward", sequence=False), SEQUENCE),
+    "attention": Row(lambda: fn.attention(2, causal=True), SEQUENCE),
+    "attention-dropout": Row(lambda: fn.attention(2, dropout=0.5), SEQUENCE, noisy=True),
+    "encoder_block": Row(lambda: fn.encoder_block(2, 8, dropout=0.1), SEQUENCE, noisy=True),
+    "encoder_block-stack": Row(
+        lambda: fn.layer_stack(fn.encoder_block(2, 8, norm_first=False, causal=True), 2),
+        SEQUENCE,
+        noisy=False,
+    ),
+    "sinusoidal_positions": Row(fn.sinusoidal_positions, SEQUENCE),
+    "learned_positions": Row(lambda: fn.learned_positions(9), SEQUENCE),
+    "wire": Row(
+        lambda: fn.wire(
+            lambda parts, x: parts.norm(parts.twice(parts.twice(x)) + x),
+            twice=fn.sequential(fn.dense(6), jnp.tanh, fn.dropout(0.2)),
+            norm=fn.layer_norm(),
+        ),
+        noisy=True,
+    ),
+    "remat": Row(lambda: fn.remat(fn.sequential(fn.dense(5), jnp.tanh), keep=["dense"])),
+    "mixed_precision": Row(
+        lambda: fn.mixed_precision(
+            fn.sequential(fn.dense(5), fn.batch_norm()), *[jnp.result_type(float)] * 2
+        ),
+        batch=True,
+        narrow=False,
+    ),
     "sequential": Row(
         lambda: fn.sequential(fn.dense(5), jnp.tanh, fn.dropout(0.2), fn.dense(2)), noisy=True
     ),
@@ -83,6 +134,7 @@ ROWS = {
     "layer_stack-batch": Row(lambda: fn.layer_stack(fn.batch_norm(), 2), batch=True),
     "own": Row(own_scale),
     "linen": Row(lambda: fn.as_model(Guest()), noisy=True, batch=True, narrow=False),
+    **{name: Row(make, noisy=True, narrow=False, **more) for name, (make, more) in GUESTS.items()},
 }
 
 

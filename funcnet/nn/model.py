@@ -47,6 +47,31 @@ def stateless(f: Callable[[Any], Any]) -> Model:
     return Model(init, apply)
 
 
+def sized(name: str, of: Callable[[Any], Model]) -> Model:
+    """The model `of(x)`, made anew for each `x`: for layers whose parts depend on its shape."""
+
+    def init(key: jax.Array, x: Any) -> tuple[Params, ModelState]:
+        return of(x).init(key, x)
+
+    def apply(
+        params: Params,
+        model_state: ModelState,
+        x: Any,
+        *,
+        key: jax.Array | None = None,
+        training: bool | None = None,
+    ) -> tuple[Any, ModelState]:
+        return of(x).apply(params, model_state, x, key=key, training=training)
+
+    return named(name, Model(init, apply))
+
+
+def named(name: str, model: Model) -> Model:
+    """`model`, whose kind is `name` in errors and summaries."""
+    setattr(model.init, "__qualname__", f"{name}.<locals>.init")  # noqa: B010 - a protocol has none
+    return model
+
+
 def kind(model: Model) -> str:
     """The name of the function that made `model`, such as `"dense"`.
 

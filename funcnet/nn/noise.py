@@ -1,4 +1,4 @@
-"""Layers that are random in training and the identity otherwise: dropout, augmentation."""
+"""Layers that are random in training and the identity otherwise: dropout, noise, augmentation."""
 
 from collections.abc import Callable
 from typing import Any
@@ -40,21 +40,117 @@ def dropout(rate: float | jax.Array) -> Model:
         >>> model.apply({}, {}, jnp.ones(4))[0].tolist()
         [1.0, 1.0, 1.0, 1.0]
     """
-    words = f"`dropout`: rate must lie in 0 .. 1, got {rate!r}. It is the fraction dropped."
-    if isinstance(rate, bool | str) or not isinstance(rate, int | float | jax.Array | np.generic):
-        raise TypeError(words)
-    if isinstance(rate, int | float) and not 0 <= rate <= 1:
-        raise ValueError(words)
+    check_rate("dropout", rate)
 
     def drop(key: jax.Array, x: jax.Array) -> jax.Array:
-        keep = 1 - rate
-        kept = jax.random.bernoulli(key, keep, x.shape)
-        return jnp.where(kept, x / jnp.maximum(keep, 1e-6), 0).astype(x.dtype)
+        return dropped(key, x, rate, x.shape)
 
     def init(key: jax.Array, x: Any) -> tuple[Params, ModelState]:
         return {}, {}
 
     return Model(init, noisy("dropout", drop))
+
+
+def spatial_dropout(rate: float | jax.Array) -> Model:
+    """Sets whole channels to 0 with probability `rate` in training, `(B, ..., C) -> (B, ..., C)`.
+
+    An element of dropout tells little where its neighbours say the same; a channel does.
+
+    Args:
+        rate: the fraction of channels dropped, in `0 .. 1`; may be a traced array.
+
+    Returns:
+        The model, without arrays. In training it needs a `key`.
+
+    Raises:
+        TypeError, ValueError: as `dropout`.
+
+    Source:
+        Tompson et al., "Efficient Object Localization Using Convolutional Networks", 2015, 3.2.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, funcnet as fn
+        >>> y, _ = fn.spatial_dropout(0.5).apply({}, {}, jnp.ones((1, 9, 4)), key=jax.random.key(0))
+        >>> bool((y == y[:, :1]).all())
+        True
+    """
+    check_rate("spatial_dropout", rate)
+
+    def drop(key: jax.Array, x: jax.Array) -> jax.Array:
+        return dropped(key, x, rate, (len(x), *[1] * (x.ndim - 2), x.shape[-1]))
+
+    def init(key: jax.Array, x: Any) -> tuple[Params, ModelState]:
+        check_rank("spatial_dropout", x, 3, "(B, ..., C)")
+        return {}, {}
+
+    return Model(init, noisy("spatial_dropout", drop))
+
+
+def stochastic_depth(rate: float | jax.Array) -> Model:
+    """Sets whole examples to 0 with probability `rate` in training, `(B, ...) -> (B, ...)`.
+
+    As the last layer of a residual block it leaves out the block, for each example anew:
+    `fn.residual(fn.sequential(block, fn.stochastic_depth(0.1)))`.
+
+    Args:
+        rate: the fraction of examples whose block is left out, in `0 .. 1`; may be a traced array.
+
+    Returns:
+        The model, without arrays. In training it needs a `key`.
+
+    Raises:
+        TypeError, ValueError: as `dropout`.
+
+    Source:
+        Huang et al., "Deep Networks with Stochastic Depth", 2016, equation 2; scaled in training
+        rather than at test time.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, funcnet as fn
+        >>> y, _ = fn.stochastic_depth(0.5).apply({}, {}, jnp.ones((8, 3)), key=jax.random.key(0))
+        >>> bool((y == y[:, :1]).all()), sorted(set(y[:, 0].tolist()))
+        (True, [0.0, 2.0])
+    """
+    check_rate("stochastic_depth", rate)
+
+    def drop(key: jax.Array, x: jax.Array) -> jax.Array:
+        return dropped(key, x, rate, (len(x), *[1] * (x.ndim - 1)))
+
+    def init(key: jax.Array, x: Any) -> tuple[Params, ModelState]:
+        return {}, {}
+
+    return Model(init, noisy("stochastic_depth", drop))
+
+
+def gaussian_noise(std: float | jax.Array) -> Model:
+    """Adds normal noise in training, `y = x + std * N(0, 1)`, `(B, ...) -> (B, ...)`.
+
+    Args:
+        std: the standard deviation; may be a traced array.
+
+    Returns:
+        The model, without arrays. In training it needs a `key`.
+
+    Raises:
+        TypeError, ValueError: `std` is not a number of at least 0; `apply` runs for training
+            without a key.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, funcnet as fn
+        >>> model = fn.gaussian_noise(0.1)
+        >>> y, _ = model.apply({}, {}, jnp.zeros(10_000), key=jax.random.key(0))
+        >>> round(float(y.std()), 2)
+        0.1
+    """
+    check_number("gaussian_noise", "std", std, 0, np.inf, "It is a standard deviation.")
+
+    def add(key: jax.Array, x: jax.Array) -> jax.Array:
+        return (x + std * jax.random.normal(key, x.shape, x.dtype)).astype(x.dtype)
+
+    def init(key: jax.Array, x: Any) -> tuple[Params, ModelState]:
+        return {}, {}
+
+    return Model(init, noisy("gaussian_noise", add))
 
 
 def augment(f: Callable[[jax.Array, Any], Any]) -> Model:
@@ -122,3 +218,31 @@ def noisy(function: str, f: Callable[[jax.Array, Any], Any]) -> Any:
         return f(key, x), model_state
 
     return apply
+
+
+def dropped(
+    key: jax.Array, x: jax.Array, rate: float | jax.Array, shape: tuple[int, ...]
+) -> jax.Array:
+    """`x / (1 - rate)`, where one draw for each element of `shape` sets all that it meets to 0."""
+    keep = 1 - rate
+    kept = jax.random.bernoulli(key, keep, shape)
+    return jnp.where(kept, x / jnp.maximum(keep, 1e-6), 0).astype(x.dtype)
+
+
+def check_rate(function: str, rate: Any) -> None:
+    """Raises unless `rate` is an array or a number in 0 .. 1."""
+    check_number(function, "rate", rate, 0, 1, "It is the fraction dropped.")
+
+
+def check_number(
+    function: str, name: str, value: Any, least: float, most: float, meaning: str
+) -> None:
+    """Raises unless `value` is an array, or a number from `least` to `most`."""
+    must = f"lie in {least} .. {most}" if np.isfinite(most) else f"be a number of at least {least}"
+    words = f"`{function}`: {name} must {must}, got {value!r}. {meaning}"
+    if isinstance(value, bool | str) or not isinstance(
+        value, int | float | jax.Array | np.generic | np.ndarray
+    ):
+        raise TypeError(words)
+    if isinstance(value, int | float) and not least <= value <= most:
+        raise ValueError(words)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from funcnet import errors
 from funcnet.nn.linear import check_last
-from funcnet.nn.model import along_last, check_rank, is_training, param_dtype
+from funcnet.nn.model import along_last, check_rank, is_training, param_dtype, sized
 from funcnet.types import Model, ModelState, Params
 
 
@@ -130,6 +130,143 @@ def batch_norm(
         return affine(params, normed, x), model_state
 
     return Model(init, apply)
+
+
+def rms_norm(*, epsilon: float = 1e-6, scale: bool = True) -> Model:
+    """Divides by the root mean square of the last axis, `(B, ..., C) -> (B, ..., C)`.
+
+    `y = x / sqrt(mean(x**2) + epsilon) * scale`, the mean over the last axis, in float32 at least.
+
+    Args:
+        epsilon: added to the mean square.
+        scale: whether to multiply by a learnt `scale[C]`.
+
+    Returns:
+        The model; its params are `{"scale"}`.
+
+    Source:
+        Zhang, Sennrich, "Root Mean Square Layer Normalization", 2019, equation 4.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, funcnet as fn
+        >>> model = fn.rms_norm()
+        >>> x = jnp.array([[3.0, 3.0]])
+        >>> y, _ = model.apply(*model.init(jax.random.key(0), x), x)
+        >>> y.round(3).tolist()
+        [[1.0, 1.0]]
+    """
+
+    def init(key: jax.Array, x: Any) -> tuple[Params, ModelState]:
+        check_rank("rms_norm", x, 2, "(B, ..., C)")
+        return affine_params(x, scale, bias=False), {}
+
+    def apply(
+        params: Params,
+        model_state: ModelState,
+        x: Any,
+        *,
+        key: jax.Array | None = None,
+        training: bool | None = None,
+    ) -> tuple[Any, ModelState]:
+        check_affine("rms_norm", params, x)
+        wide = widen(x)
+        square = jnp.square(wide).mean(-1, keepdims=True)
+        return affine(params, wide * jax.lax.rsqrt(square + epsilon), x), model_state
+
+    return Model(init, apply)
+
+
+def group_norm(
+    groups: int = 32, *, epsilon: float = 1e-6, scale: bool = True, bias: bool = True
+) -> Model:
+    """Normalises groups of channels of each example, `(B, ..., C) -> (B, ..., C)`.
+
+    `y = (x - mean) / sqrt(var + epsilon) * scale + bias`, mean and variance over the `C / groups`
+    channels of a group and over all positions between, in float32 at least.
+
+    Args:
+        groups: number of groups of neighbouring channels; it divides C.
+        epsilon: added to the variance.
+        scale: whether to multiply by a learnt `scale[C]`.
+        bias: whether to add a learnt `bias[C]`.
+
+    Returns:
+        The model; its params are `{"scale", "bias"}`.
+
+    Raises:
+        TypeError, ValueError: `groups` is not a positive whole number, or does not divide C.
+
+    Source:
+        Wu, He, "Group Normalization", 2018, equation 7.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, funcnet as fn
+        >>> model = fn.group_norm(2)
+        >>> x = jnp.array([[1.0, 3.0, 10.0, 30.0]])
+        >>> y, _ = model.apply(*model.init(jax.random.key(0), x), x)
+        >>> y.round(3).tolist()
+        [[-1.0, 1.0, -1.0, 1.0]]
+    """
+    errors.positive("group_norm", groups=groups)
+
+    def init(key: jax.Array, x: Any) -> tuple[Params, ModelState]:
+        check_rank("group_norm", x, 2, "(B, ..., C)")
+        if x.shape[-1] % groups:
+            raise ValueError(
+                "`group_norm`: groups must divide the channels, the last axis of x, got "
+                f"groups={groups} and {errors.describe(x)}. Choose among the divisors of "
+                f"{x.shape[-1]}."
+            )
+        return affine_params(x, scale, bias), {}
+
+    def apply(
+        params: Params,
+        model_state: ModelState,
+        x: Any,
+        *,
+        key: jax.Array | None = None,
+        training: bool | None = None,
+    ) -> tuple[Any, ModelState]:
+        check_affine("group_norm", params, x)
+        wide = widen(x).reshape(len(x), -1, groups, x.shape[-1] // groups)  # (B, n, groups, c)
+        mean = wide.mean((1, 3), keepdims=True)
+        variance = jnp.square(wide - mean).mean((1, 3), keepdims=True)
+        normed = (wide - mean) * jax.lax.rsqrt(variance + epsilon)
+        return affine(params, normed.reshape(x.shape), x), model_state
+
+    return Model(init, apply)
+
+
+def instance_norm(*, epsilon: float = 1e-6, scale: bool = True, bias: bool = True) -> Model:
+    """Normalises each channel of each example over its positions, `(B, ..., C) -> (B, ..., C)`.
+
+    It is `group_norm` with a group for each channel.
+
+    Args:
+        epsilon: added to the variance.
+        scale: whether to multiply by a learnt `scale[C]`.
+        bias: whether to add a learnt `bias[C]`.
+
+    Returns:
+        The model; its params are `{"scale", "bias"}`.
+
+    Source:
+        Ulyanov, Vedaldi, Lempitsky, "Instance Normalization", 2016, equation 4.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, funcnet as fn
+        >>> model = fn.instance_norm()
+        >>> x = jnp.array([[[1.0], [3.0]]])
+        >>> y, _ = model.apply(*model.init(jax.random.key(0), x), x)
+        >>> y.round(3).tolist()
+        [[[-1.0], [1.0]]]
+    """
+
+    def of(x: Any) -> Model:
+        check_rank("instance_norm", x, 3, "(B, ..., C)")
+        return group_norm(x.shape[-1], epsilon=epsilon, scale=scale, bias=bias)
+
+    return sized("instance_norm", of)
 
 
 def split_weight(x: Any) -> tuple[Any, Any]:

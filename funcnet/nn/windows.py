@@ -111,19 +111,24 @@ def fault_of(values: Sequence[Any], least: int) -> type[Exception] | None:
 
 def check_input(function: str, x: Any, windows: Windows) -> None:
     """Raises unless `x` has the axes that `windows` slide over, long enough to hold one."""
-    axes = AXES[len(windows.sizes)]
-    check_rank(function, x, 0, axes)
-    if len(x.shape) != len(windows.sizes) + 2:
-        raise ValueError(
-            f"`{function}`: x must have the axes {axes}, got {errors.describe(x)}. Add a missing "
-            "batch axis with `x[None]`, a missing channel axis with `x[..., None]`."
-        )
+    check_axes(function, x, windows)
     spatial, reach = x.shape[1:-1], windows.reach
     ends = zip(spatial, windows.pads(spatial), reach, strict=True)
     if any(n < 1 or low + n + high < r for n, (low, high), r in ends):
         raise ValueError(
             f"`{function}`: the spatial axes of x must hold one window, which reaches over "
             f'{reach}, got {errors.describe(x)}. Use padding="same" or a smaller window.'
+        )
+
+
+def check_axes(function: str, x: Any, windows: Windows) -> None:
+    """Raises unless `x` has the axes that `windows` slide over."""
+    axes = AXES[len(windows.sizes)]
+    check_rank(function, x, 0, axes)
+    if len(x.shape) != len(windows.sizes) + 2:
+        raise ValueError(
+            f"`{function}`: x must have the axes {axes}, got {errors.describe(x)}. Add a missing "
+            "batch axis with `x[None]`, a missing channel axis with `x[..., None]`."
         )
 
 
