@@ -1,12 +1,12 @@
 """What is refused before anything is trained, with words for the user."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
 from funcnet import errors, tree
-from funcnet.data.arrays import Columns, rows
+from funcnet.data.arrays import Columns
 from funcnet.trainer.programs import Programs
 from funcnet.types import PyTree, TrainState
 
@@ -50,34 +50,54 @@ def check_kind(function: str, state: Any) -> None:
         )
 
 
-def check_labels(function: str, programs: Programs, state: Any, columns: Columns) -> None:
-    """Raises where integer labels lie outside the classes that the model predicts.
+class Labels(NamedTuple):
+    """What labels must be: `least .. most`, with the reason and the remedy in words."""
 
-    Labels are taken to be classes where the trainer has a `loss`, y holds integers, and y_pred has
-    one axis more. Examples of weight 0 are passed over.
+    least: int
+    most: int
+    since: str
+    fix: str
+
+
+def labels_of(programs: Programs, state: Any, example: Columns) -> Labels | None:
+    """What y must be, where that is known.
+
+    Classes, where the trainer has a `loss`, y holds integers, and y_pred has one axis more; 0 to 1
+    for optax's binary cross-entropy.
     """
-    y = columns[1]
-    if programs.loss is None or not hasattr(y, "dtype") or y.dtype.kind not in "iu":
-        return
-    one = tree.spec(rows(columns, slice(0, 1)))
-    y_pred = programs.output(state, one[0])
-    if getattr(y_pred, "shape", ())[:-1] != one[1].shape:
-        return
+    x, y = example[:2]
+    if programs.loss is None or not hasattr(y, "dtype"):
+        return None
+    if getattr(programs.loss, "__name__", "") == "sigmoid_binary_cross_entropy":
+        fix = "Map two classes to 0 and 1, with `y > 0` or `y == name` say."
+        return Labels(0, 1, "the loss is binary cross-entropy", fix)
+    y_pred = programs.output(state, tree.spec(x))
+    if y.dtype.kind not in "iu" or getattr(y_pred, "shape", ())[:-1] != y.shape:
+        return None
     classes = y_pred.shape[-1]
-    y = np.asarray(y)
-    if y.min() >= 0 and y.max() < classes:
+    return Labels(
+        *(0, classes - 1, f"the model gives {classes} scores"),
+        "Number the classes from 0, or give the model's last layer more features; if y holds "
+        "no classes, give it as floats.",
+    )
+
+
+def check_labels(function: str, labels: Labels | None, columns: Columns) -> None:
+    """Raises where y is not what `labels` says; examples of weight 0 are passed over."""
+    if labels is None:
         return
-    wrong = (y < 0) | (y >= classes)
+    y = np.asarray(columns[1])
+    if y.min() >= labels.least and y.max() <= labels.most:
+        return
+    wrong = (y < labels.least) | (y > labels.most)
     if len(columns) == 3:
         wrong = wrong & np.asarray(columns[2] != 0).reshape(-1, *[1] * (wrong.ndim - 1))
     if wrong.any():
         place = tuple(int(i) for i in np.argwhere(wrong)[0])
         raise ValueError(
-            f"`{function}`: labels must lie in 0 .. {classes - 1}, since the model gives {classes} "
-            f"scores, got {int(np.asarray(y)[place])} in row {place[0]} "
-            f"({int(wrong.sum())} such labels in all). "
-            "Number the classes from 0, or give the model's last layer more features; if y holds "
-            "no classes, give it as floats."
+            f"`{function}`: labels must lie in {labels.least} .. {labels.most}, since "
+            f"{labels.since}, got {y[place].item()} in row {place[0]} "
+            f"({int(wrong.sum())} such labels in all). {labels.fix}"
         )
 
 

@@ -19,8 +19,9 @@ from funcnet.data.arrays import (
 )
 from funcnet.data.blocks import fits
 from funcnet.placement import memory
-from funcnet.trainer.checks import check_labels, check_state
+from funcnet.trainer.checks import check_labels, check_state, labels_of
 from funcnet.trainer.programs import Programs
+from funcnet.training.averaging import evaluated_params
 from funcnet.training.step import Accumulators, merge
 from funcnet.types import Metrics, TrainState
 
@@ -29,8 +30,9 @@ def evaluate(programs: Programs, state: TrainState, data: Any, batch_size: int) 
     """See `Trainer.evaluate`."""
     blocks = padded("evaluate", data, batch_size)
     check_state("evaluate", programs, state, rows(blocks[0][0], slice(0, 1)))
+    expected = labels_of(programs, state, rows(blocks[0], slice(0, 1)))
     for block in blocks:
-        check_labels("evaluate", programs, state, block)
+        check_labels("evaluate", expected, block)
     return over(programs, state, blocks, batch_size)
 
 
@@ -101,10 +103,11 @@ def is_listed_batch(part: Any) -> bool:
 def over(programs: Programs, state: TrainState, blocks: list[Columns], batch_size: int) -> Metrics:
     """The metrics over blocks of whole batches, on the host."""
     program = programs.evaluate(batch_size)
+    params = evaluated_params(state)
     found: Accumulators | None = None
     for block in blocks:
         with told_of_weight(programs):
-            more = program(state.params, state.model_state, block)
+            more = program(params, state.model_state, block)
         found = more if found is None else merge(programs.metrics, found, more)
     assert found is not None  # data of no example has been refused
     return report(programs.compute()(found))
@@ -139,9 +142,9 @@ def predict(programs: Programs, state: TrainState, x: Any, batch_size: int) -> A
     errors.positive("predict", batch_size=batch_size)
     (x,) = check_parts("predict", (x,))
     check_state("predict", programs, state, rows(x, slice(0, 1)))
-    n = examples((x,))
+    n, params = examples((x,)), evaluated_params(state)
     parts = [
-        programs.predict()(state.params, state.model_state, part)
+        programs.predict()(params, state.model_state, part)
         for part in batches(x, min(batch_size, n))
     ]
     return jax.tree.map(lambda *leaves: jax.numpy.concatenate(leaves)[:n], *parts)

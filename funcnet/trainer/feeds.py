@@ -1,6 +1,6 @@
 """Where a fit's batches come from: arrays on the device, arrays on the host, or a stream."""
 
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from itertools import chain, islice
 from typing import Any, NamedTuple, Protocol
 
@@ -37,11 +37,13 @@ class Feed(Protocol):
         steps_per_epoch: None where it is not known.
         example: the first example, as a batch of one.
         batch: shapes and dtypes of a batch.
+        check: raises where columns have labels that can't be; what comes late is checked then.
     """
 
     steps_per_epoch: int | None
     example: Columns
     batch: Columns
+    check: Callable[[Columns], None]
 
     def epoch(self, step: int, last: int | None) -> Iterator[Portion]:
         """What is left of the epoch at `step`, up to step `last`."""
@@ -51,6 +53,7 @@ class ResidentFeed:
     """Arrays that live on the device."""
 
     steps_per_epoch: int | None
+    check: Callable[[Columns], None]
 
     def __init__(self, columns: Columns, batch_size: int) -> None:
         self.source = Resident(jax.device_put(columns))
@@ -68,6 +71,7 @@ class StagedFeed:
     """Arrays on the host, sent to the device in blocks that a thread makes ahead."""
 
     steps_per_epoch: int | None
+    check: Callable[[Columns], None]
 
     def __init__(self, columns: Columns, key: jax.Array, batch_size: int, shuffle: bool) -> None:
         self.columns, self.batch_size, self.shuffle = columns, batch_size, shuffle
@@ -100,6 +104,8 @@ class StagedFeed:
 class StreamFeed:
     """An iterable of batches, passed through once an epoch, in its own order."""
 
+    check: Callable[[Columns], None]
+
     def __init__(self, batches: Iterable[Any]) -> None:
         if not is_batches(batches):  # an array or a dict could be passed through too
             check_columns("fit", batches)
@@ -118,10 +124,16 @@ class StreamFeed:
         """Blocks of successive batches of the same shape."""
         batches = self.batches if self.first is None else self.first
         self.first = None  # the pass that `__init__` began, to see an example, serves one epoch
-        checked = (check_columns("fit", batch) for batch in batches)
+        checked = map(self.checked, batches)
         within = checked if last is None else islice(checked, last - step)
         capacity = block_steps(self.batch)
         return ahead(Portion(*portion) for portion in group(within, capacity, step))
+
+    def checked(self, batch: Any) -> Columns:
+        """The columns of one batch, once they are known to be well."""
+        columns = check_columns("fit", batch)
+        self.check(columns)
+        return columns
 
 
 EMPTY = (

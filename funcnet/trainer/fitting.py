@@ -4,8 +4,8 @@ import signal
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cache
+from contextlib import contextmanager, suppress
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -16,7 +16,13 @@ from funcnet.data.arrays import Columns, check_columns, named, split
 from funcnet.stopping import Reason, Stopping, StopState, early_stopping
 from funcnet.trainer import evaluation
 from funcnet.trainer.callbacks import Event, StopTraining, as_callback, progress
-from funcnet.trainer.checks import check_kind, check_labels, check_state, where_not_finite
+from funcnet.trainer.checks import (
+    check_kind,
+    check_labels,
+    check_state,
+    labels_of,
+    where_not_finite,
+)
 from funcnet.trainer.feeds import Feed, Portion, make_feed, of_size
 from funcnet.trainer.programs import Programs, learning_rate
 from funcnet.trainer.result import Result
@@ -73,8 +79,10 @@ class Loop:
         self.found: Accumulators | None = None
         self.state = self.first_state()
         self.step = 0 if settings.state is None else int(self.state.step)
+        expected = labels_of(programs, self.state, feed.example)
+        feed.check = partial(check_labels, "fit", expected)
         if columns is not None:
-            check_labels("fit", programs, self.state, columns)
+            feed.check(columns)
         self.validation = self.check_validation(validation)
         self.names = self.check_monitor()
         self.best: TrainState | None = None
@@ -107,7 +115,7 @@ class Loop:
                 "Prepare both in the same way."
             )
         for block in blocks:
-            check_labels("fit", self.programs, self.state, block)
+            self.feed.check(block)
         return blocks
 
     def check_monitor(self) -> list[str]:
@@ -154,7 +162,8 @@ class Loop:
                 reason, message = self.train(pressed)
             except StopTraining as stop:
                 reason, message = Reason.CALLBACK, str(stop) or Reason.CALLBACK.words
-            self.tell("end", {})
+            with suppress(StopTraining):  # there is nothing left to stop
+                self.tell("end", {})
         return self.result(reason, message)
 
     def train(self, pressed: threading.Event) -> tuple[Reason, str]:

@@ -13,6 +13,7 @@ from funcnet.metrics import Metric
 from funcnet.stopping import Stopping, StopState
 from funcnet.training.advance import compute, make_advance, make_evaluate, make_once
 from funcnet.training.objective import make_objective
+from funcnet.training.recipe import Recipe
 from funcnet.training.state import init_state, strong
 from funcnet.training.step import Accumulators, contributions, make_step, nothing
 from funcnet.types import Loss, Metrics, Model, ModelState, Objective, Params, TrainState
@@ -20,10 +21,10 @@ from funcnet.types import Loss, Metrics, Model, ModelState, Objective, Params, T
 CAPACITY = 256
 """The most steps in one call of `advance`."""
 
-CHUNK_FLOPS = {"cpu": 6e10}
+CHUNK_FLOPS = {"cpu": 1.5e11}
 """Floating-point operations after which control returns to the host, by platform.
 
-About half a second. Each call costs the pages of its scratch memory anew: a convnet of 2e9 a step
+About a second. Each call costs the pages of its scratch memory anew: a convnet of 2e9 a step
 took 25 to 32 ms a step in calls of 2 steps, 17 in calls of 32.
 """
 
@@ -85,11 +86,13 @@ class Programs:
         optimizer: optax.GradientTransformation,
         loss: Loss | None,
         metrics: Mapping[str, Metric],
-        objective: Objective | None,
+        objective: Objective | Recipe | None,
         accumulate: int,
     ) -> None:
         self.model, self.optimizer, self.metrics = model, optimizer, metrics
-        self.loss = loss
+        self.loss = objective.loss if isinstance(objective, Recipe) else loss
+        if isinstance(objective, Recipe):
+            objective = objective.make(model, metrics)
         self.objective = objective or make_objective(model, loss, metrics)  # type: ignore[arg-type] # one of both is given
         self.step = make_step(self.objective, optimizer, metrics, accumulate)
         self.made: dict[Any, Any] = {}

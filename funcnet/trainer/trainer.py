@@ -19,6 +19,7 @@ from funcnet.trainer.programs import Programs
 from funcnet.trainer.result import Result
 from funcnet.trainer.settings import Settings
 from funcnet.training.advance import compute
+from funcnet.training.recipe import Recipe
 from funcnet.training.state import init_state
 from funcnet.types import Batch, Loss, Metrics, Model, Objective, TrainState
 
@@ -34,7 +35,7 @@ class Trainer:
         loss: `loss(y_pred, y)`, one number an example; further axes are averaged.
         optimizer: any `optax.GradientTransformation`.
         metrics: what else is reported, by name, such as `{"accuracy": fn.metrics.accuracy()}`.
-        objective: what is minimised, in place of `loss`.
+        objective: what is minimised, in place of `loss`: from `fn.objective`, or a function.
         accumulate: micro-batches that each batch is cut into, to save memory.
 
     Raises:
@@ -56,7 +57,7 @@ class Trainer:
     optimizer: optax.GradientTransformation
     loss: Loss | None = None
     metrics: Mapping[str, Metric] = dataclasses.field(default_factory=dict)
-    objective: Objective | None = None
+    objective: Objective | Recipe | None = None
     accumulate: int = 1
 
     def __post_init__(self) -> None:
@@ -73,7 +74,7 @@ class Trainer:
             )
         for name in ("loss", "objective"):
             given = getattr(self, name)
-            if given is not None and not callable(given):
+            if not (given is None or callable(given) or isinstance(given, Recipe)):
                 raise TypeError(
                     f"`Trainer`: {name} must be a function, got {given!r}. "
                     "Take one of `optax.losses`, `optax.losses.squared_error` say."

@@ -121,7 +121,8 @@ PROBE = 7919
 def check_broadcast(loss: Loss, y_pred: Any, y: Any) -> None:
     """Raises where a loss broadcasts examples against each other, as (B, 1) against (B,).
 
-    Its output for `PROBE` examples then has a second axis of that length, or there is none. Only
+    Its output for `PROBE` examples then has a second axis of that length, or there is none; and
+    where one of y_pred and y has a last axis of 1 more, nothing on the way may have one. Only
     shapes are traced, and only where those of y_pred and y differ.
     """
     if getattr(y_pred, "shape", ()) == getattr(y, "shape", ()):
@@ -130,7 +131,9 @@ def check_broadcast(loss: Loss, y_pred: Any, y: Any) -> None:
         lambda leaf: jax.ShapeDtypeStruct((PROBE, *leaf.shape[1:]), leaf.dtype), spec((y_pred, y))
     )
     try:
-        broadcasts = jax.eval_shape(loss, *many).shape.count(PROBE) > 1
+        jaxpr = jax.make_jaxpr(loss)(*many)
+        on_the_way = extra_axis(y_pred, y) and f"[{PROBE},{PROBE}" in str(jaxpr)
+        broadcasts = on_the_way or jaxpr.out_avals[0].shape.count(PROBE) > 1
     except (TypeError, ValueError):  # it only works because this batch is as long as another axis
         broadcasts = True
     if broadcasts:

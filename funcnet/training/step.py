@@ -9,6 +9,7 @@ import optax
 
 from funcnet import errors, tree
 from funcnet.metrics import Metric, weighted, zeros
+from funcnet.training.scaling import loss_scale
 from funcnet.training.state import NOISE, stream
 from funcnet.types import Batch, ModelState, Objective, Params, PyTree, TrainState
 
@@ -53,7 +54,7 @@ def make_step(
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Accumulators]:
         noise = jax.random.fold_in(stream(state.key, NOISE), state.step)
         if accumulate == 1:
-            at = descend(objective, metrics, state.params, state.model_state, batch, noise)
+            at = descend(objective, metrics, state, state.model_state, batch, noise)
         else:
             micro = cut(batch, accumulate)
             at = descend_by_parts(objective, metrics, state, micro, noise)
@@ -110,19 +111,21 @@ def mean(
 def descend(
     objective: Objective,
     metrics: Mapping[str, Metric],
-    params: Params,
+    state: TrainState,
     model_state: ModelState,
     batch: Batch,
     key: jax.Array,
 ) -> Descent:
-    """Value and gradient of the objective's mean over one batch."""
+    """Value and gradient of the objective's mean over one batch, at the params of `state`."""
+    scale = loss_scale(state.opt_state)
 
-    def of_params(params: Params) -> tuple[Any, tuple[Any, ModelState, Accumulators]]:
-        return mean(objective, metrics, params, model_state, batch, key)
+    def of_params(params: Params) -> tuple[Any, tuple[Any, tuple[Any, ModelState, Accumulators]]]:
+        value, more = mean(objective, metrics, params, model_state, batch, key)
+        return (value if scale is None else value * scale), (value, more)
 
-    (value, (weight, model_state, found)), grads = jax.value_and_grad(of_params, has_aux=True)(
-        params
-    )
+    grads, (value, (weight, model_state, found)) = jax.grad(of_params, has_aux=True)(state.params)
+    if scale is not None:
+        grads = jax.tree.map(lambda g: (g / scale).astype(g.dtype), grads)
     return Descent(value, weight, grads, model_state, found)
 
 
@@ -138,12 +141,12 @@ def descend_by_parts(
     def part(carry: Descent, numbered: tuple[Any, Batch]) -> tuple[Descent, None]:
         i, batch = numbered
         key = jax.random.fold_in(noise, i)
-        at = descend(objective, metrics, state.params, carry.model_state, batch, key)
+        at = descend(objective, metrics, state, carry.model_state, batch, key)
         return add_part(metrics, carry, at), None
 
     first = jax.tree.map(lambda leaf: leaf[0], micro)
     shape = jax.eval_shape(
-        lambda b: descend(objective, metrics, state.params, state.model_state, b, noise), first
+        lambda b: descend(objective, metrics, state, state.model_state, b, noise), first
     )
     count = len(jax.tree.leaves(micro)[0])
     carry, _ = jax.lax.scan(part, empty(metrics, shape, state), (jnp.arange(count), micro))

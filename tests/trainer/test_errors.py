@@ -47,6 +47,16 @@ def fit(data=(X, Y), trainer=CLASSIFIER, **settings):
     return trainer.fit(data, **{"batch_size": SIZE} | settings)
 
 
+def binary():
+    one_logit = fn.sequential(fn.dense(1), lambda y: y.squeeze(-1))
+    return classifier(model=one_logit, loss=optax.losses.sigmoid_binary_cross_entropy)
+
+
+def mean_squares(y_pred, y):
+    with jax.numpy_rank_promotion("allow"):  # the suite's setting would find it, a user has none
+        return ((y_pred - y) ** 2).mean(-1)
+
+
 def state(trainer=CLASSIFIER, x=X):
     return trainer.init(jax.random.key(0), x)
 
@@ -152,6 +162,13 @@ REFUSED = {
     "a label in validation": (
         lambda: fit(validation=(X, np.where(ODD, 9, Y))), ValueError,
         "`fit`: " + LABELS.format("9 in row 5 (1")),
+    "a label in a stream's second batch": (
+        lambda: fit([(X[:4], Y[:4]), (X[4:8], np.array([0, 1, 7, 2], np.int32))]), ValueError,
+        "`fit`: " + LABELS.format("7 in row 2 (1")),
+    "binary labels -1 and 1": (
+        lambda: fit((X, np.where(ODD, 1, -1)), binary()), ValueError,
+        "`fit`: labels must lie in 0 .. 1, since the loss is binary cross-entropy, got -1 in row 0 "
+        "(11 such labels in all). Map two classes to 0 and 1, with `y > 0` or `y == name` say."),
     # --- the loss
     "a scalar loss": (
         lambda: fit(trainer=classifier(loss=lambda a, b: CROSS_ENTROPY(a, b).mean())), ValueError,
@@ -168,6 +185,9 @@ REFUSED = {
         "(float32[4], 1). Take the array out of it."),
     "(B, 1) against (B,)": (
         lambda: fit((X, R[:, 0]), classifier(model=fn.dense(1), loss=squares)), ValueError,
+        BROADCAST.format("float32[4, 1]", "float32[4]", GIVE)),
+    "(B, 1) against (B,), then averaged": (
+        lambda: fit((X, R[:, 0]), classifier(model=fn.dense(1), loss=mean_squares)), ValueError,
         BROADCAST.format("float32[4, 1]", "float32[4]", GIVE)),
     "(B,) against (B, 1)": (
         lambda: fit((X, R), classifier(model=fn.sequential(lambda x: x[:, 0]), loss=squares)),
