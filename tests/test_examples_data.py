@@ -1,7 +1,8 @@
-"""The examples' digits are the file that its README describes; notebooks are their sources."""
+"""The examples' data are the files that their README describes; notebooks are their sources."""
 
 import hashlib
 import json
+import lzma
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FILE = ROOT / "examples" / "data" / "mnist10k.npz"
+TEXT = FILE.with_name("moby_dick.txt.xz")
 NOTEBOOKS = sorted(ROOT.glob("notebooks/*.ipynb"))
 SHA256 = "c03d6af810269a0b25ef8e8971f521767d52b05849e4fd977d6ca9528003c0b3"
+TEXT_SHA256 = "fe282a57094ed62e7144fb7c804a9748fc1c909bf3b49d06e7276015f9f67240"
 TEST_COUNTS = [217, 245, 186, 204, 191, 184, 203, 188, 189, 193]
 
 pytestmark = pytest.mark.skipif(not FILE.exists(), reason="the examples are not beside the tests")
@@ -20,6 +23,14 @@ def test_file_is_the_one_described():
     assert hashlib.sha256(FILE.read_bytes()).hexdigest() == SHA256
     readme = (FILE.parent / "README.md").read_text(encoding="utf-8")
     assert SHA256 in readme
+
+
+def test_text_is_the_one_described():
+    text = lzma.decompress(TEXT.read_bytes())
+    assert hashlib.sha256(text).hexdigest() == TEXT_SHA256
+    assert TEXT_SHA256 in (TEXT.parent / "README.md").read_text(encoding="utf-8")
+    characters = text.decode("utf-8")
+    assert (len(characters), len(set(characters))) == (1_190_317, 83)
 
 
 def test_arrays_are_as_described():
