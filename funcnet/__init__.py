@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from funcnet import data, metrics, nn, stopping, training, tree, types
+from funcnet.data import augmentation
 from funcnet.nn import (
     as_model,
     attention,
@@ -78,6 +79,7 @@ __all__ = [
     "as_model",
     "attention",
     "augment",
+    "augmentation",
     "averaged",
     "avg_pool",
     "batch_norm",
