@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from benchmarks.workloads import RATE, Workload
+from benchmarks.workloads import LENGTH, RATE, Workload
 
 Run: TypeAlias = Callable[[int], None]
 
@@ -25,18 +25,7 @@ def keras(work: Workload, steps_per_execution: int) -> Run:
     os.environ["KERAS_BACKEND"] = "jax"
     import keras as k
 
-    if work.convolves:
-        layers = [
-            k.layers.Conv2D(32, 3, padding="same", activation="relu"),
-            k.layers.MaxPooling2D(),
-            k.layers.Conv2D(64, 3, padding="same", activation="relu"),
-            k.layers.MaxPooling2D(),
-            k.layers.Flatten(),
-            k.layers.Dense(128, activation="relu"),
-        ]
-    else:
-        layers = [k.layers.Dense(256, activation="relu")]
-    model = k.Sequential([k.Input(work.x.shape[1:]), *layers, k.layers.Dense(10)])
+    model = keras_net(k, work)
     model.compile(
         k.optimizers.Adam(RATE),
         loss=k.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -50,14 +39,41 @@ def keras(work: Workload, steps_per_execution: int) -> Run:
     return run
 
 
+def keras_net(k: Any, work: Workload) -> Any:
+    """The model as Keras' own layers."""
+    layers = k.layers
+    x = begin = k.Input(work.x.shape[1:], dtype=str(work.x.dtype))
+    if work.kind == "mlp":
+        x = layers.Dense(256, activation="relu")(x)
+    elif work.kind == "lstm":
+        x = layers.LSTM(256, return_sequences=True)(layers.Embedding(work.classes, 64)(x))
+    elif work.kind == "transformer":
+        positions = layers.Embedding(LENGTH, 128)(k.ops.arange(LENGTH))
+        x = layers.Embedding(work.classes, 128)(x) + positions[None]
+        for _ in range(2):
+            y = layers.LayerNormalization()(x)
+            x = x + layers.MultiHeadAttention(4, 32)(y, y, use_causal_mask=True)
+            y = layers.Dense(512, activation="gelu")(layers.LayerNormalization()(x))
+            x = x + layers.Dense(128)(y)
+        x = layers.LayerNormalization()(x)
+    else:
+        for features in (32, 64):
+            x = layers.Conv2D(features, 3, padding="same", activation="relu")(x)
+            x = layers.MaxPooling2D()(x)
+        x = layers.Dense(128, activation="relu")(layers.Flatten()(x))
+    return k.Model(begin, layers.Dense(work.classes)(x))
+
+
 def torch_net(work: Workload) -> Any:
     """The model as PyTorch's own layers, channels first."""
     import torch
     from torch import nn
 
     torch.set_num_threads(cores())
-    if not work.convolves:
+    if work.kind == "mlp":
         return nn.Sequential(nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 10))
+    if work.kind in ("lstm", "transformer"):
+        return torch_text(work)
     return nn.Sequential(
         *(nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
         *(nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
@@ -65,11 +81,50 @@ def torch_net(work: Workload) -> Any:
     )
 
 
+def torch_text(work: Workload) -> Any:
+    """The models of text as PyTorch's own layers."""
+    import torch
+    from torch import nn
+
+    class Lstm(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = nn.Embedding(work.classes, 64)
+            self.lstm = nn.LSTM(64, 256, batch_first=True)
+            self.out = nn.Linear(256, work.classes)
+
+        def forward(self, x: Any) -> Any:
+            return self.out(self.lstm(self.embed(x))[0])
+
+    class Transformer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = nn.Embedding(work.classes, 128)
+            self.positions = nn.Parameter(0.02 * torch.randn(1, LENGTH, 128))
+            block = nn.TransformerEncoderLayer(
+                128, 4, 512, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+            )
+            self.blocks = nn.TransformerEncoder(
+                block, 2, norm=nn.LayerNorm(128), enable_nested_tensor=False
+            )
+            self.out = nn.Linear(128, work.classes)
+            mask = nn.Transformer.generate_square_subsequent_mask(LENGTH)
+            self.register_buffer("mask", mask)
+
+        def forward(self, x: Any) -> Any:
+            x = self.embed(x) + self.positions
+            return self.out(self.blocks(x, mask=self.mask, is_causal=True))
+
+    return Lstm() if work.kind == "lstm" else Transformer()
+
+
 def tensors(work: Workload) -> tuple[Any, Any]:
     """The data as PyTorch's tensors, channels first."""
     import torch
 
-    x = np.moveaxis(work.x, -1, 1) if work.convolves else work.x
+    x = np.moveaxis(work.x, -1, 1) if work.kind == "convnet" else work.x
+    if work.x.dtype == np.int32:
+        x = x.astype(np.int64)
     return torch.tensor(np.ascontiguousarray(x)), torch.tensor(work.y.astype(np.int64))
 
 
@@ -89,13 +144,13 @@ def torch(work: Workload, compiled: bool = False, fused: bool = False) -> Run:
             for index in t.randperm(len(x)).split(work.batch_size):
                 labels = y[index]
                 logits = model(x[index])
-                loss = entropy(logits, labels)
+                loss = entropy(logits.flatten(0, -2), labels.flatten())
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
                 total += loss.detach() * len(index)
-                right += (logits.detach().argmax(1) == labels).sum()
-            history.append((total.item() / len(x), right.item() / len(x)))
+                right += (logits.detach().argmax(-1) == labels).sum()
+            history.append((total.item() / len(x), right.item() / y.numel()))
 
     return run
 
@@ -119,8 +174,8 @@ def lightning(work: Workload) -> Run:
         def training_step(self, batch: Any, index: int) -> Any:
             x, y = batch
             logits = self.net(x)
-            loss = t.nn.functional.cross_entropy(logits, y)
-            right = (logits.detach().argmax(1) == y).float().mean()
+            loss = t.nn.functional.cross_entropy(logits.flatten(0, -2), y.flatten())
+            right = (logits.detach().argmax(-1) == y).float().mean()
             self.log_dict({"loss": loss, "accuracy": right}, on_step=False, on_epoch=True)
             return loss
 

@@ -1,6 +1,6 @@
 """`fit` against loops written by hand and against peers: `python -m benchmarks.training`.
 
-Three workloads; the contenders run in turns and are compared by their minima. `fit` must lie within
+Five workloads; the contenders run in turns and are compared by their minima. `fit` must lie within
 5 % of the best loop by hand, or within the spread of `fit` against its own twin if that is more.
 Peers join where they are installed: `pip install -e '.[peers]'`.
 """
@@ -20,7 +20,7 @@ import optax
 import funcnet as fn
 from benchmarks import by_hand, peers
 from benchmarks.timing import Times, best, interleaved, spread, tolerance
-from benchmarks.workloads import NAMES, RATE, Workload, workload
+from benchmarks.workloads import LENGTH, NAMES, RATE, Workload, workload
 
 Run: TypeAlias = Callable[[int], None]
 """`run(epochs)`: trains from compiled and warm, and returns when all is done."""
@@ -43,8 +43,16 @@ EXPECTED = {
 
 
 def model(work: Workload) -> fn.Model:
-    if not work.convolves:
+    if work.kind == "mlp":
         return fn.sequential(fn.dense(256), jax.nn.relu, fn.dense(10))
+    if work.kind == "lstm":
+        return fn.sequential(fn.embedding(work.classes, 64), fn.lstm(256), fn.dense(work.classes))
+    if work.kind == "transformer":
+        return fn.sequential(
+            *(fn.embedding(work.classes, 128), fn.learned_positions(LENGTH)),
+            *[fn.encoder_block(4, 512, causal=True)] * 2,
+            *(fn.layer_norm(), fn.dense(work.classes)),
+        )
     return fn.sequential(
         *(fn.conv(32, (3, 3)), jax.nn.relu, fn.max_pool((2, 2))),
         *(fn.conv(64, (3, 3)), jax.nn.relu, fn.max_pool((2, 2))),
@@ -69,8 +77,8 @@ def fit(work: Workload) -> Run:
 
 
 def hand_written(work: Workload) -> dict[str, Run]:
-    """The loops by hand; those of the convnet use `fn.conv`, and XLA's convolution besides."""
-    if not work.convolves:
+    """The loops by hand. All but the MLP's use our layers; the convnet's XLA's own besides."""
+    if work.kind == "mlp":
         init, apply = by_hand.init_mlp, by_hand.mlp
         return {
             "by hand, loop of jitted steps": by_hand.loop(work, init, apply),
@@ -82,13 +90,17 @@ def hand_written(work: Workload) -> dict[str, Run]:
         return ours.init(key, jax.ShapeDtypeStruct((1, *work.x.shape[1:]), work.x.dtype))[0]
 
     def apply(params: fn.types.Params, x: jax.Array) -> jax.Array:
-        return ours.apply(params, {}, x, training=True)[0]
+        return ours.apply(params, {}, x, training=False)[0]
 
-    return {
-        "by hand, loop, fn.conv": by_hand.loop(work, init, apply),
-        "by hand, scan, fn.conv": by_hand.scan(work, init, apply),
-        "by hand, loop, XLA convolution": by_hand.loop(work, by_hand.init_convnet, by_hand.convnet),
+    loops = {
+        "by hand, loop, layers of fn": by_hand.loop(work, init, apply),
+        "by hand, scan, layers of fn": by_hand.scan(work, init, apply),
     }
+    if work.kind == "convnet":
+        loops["by hand, loop, XLA convolution"] = by_hand.loop(
+            work, by_hand.init_convnet, by_hand.convnet
+        )
+    return loops
 
 
 def measure(work: Workload, rounds: int, with_peers: bool) -> bool:
