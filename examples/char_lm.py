@@ -5,9 +5,11 @@
     python examples/char_lm.py --short             a minute, only to see that it runs
     python examples/char_lm.py --check 2.0         fails unless one of them is below
 
-Both read windows of 128 characters and predict each from those before it. For writing, the same
-params go into the same model made with `decode=True`, which keeps what it has read in its
-model_state (a cache of keys and values, or the LSTM's state), so that a character costs one step.
+Both learn from windows of 128 characters, to predict each from those before it. They are judged on
+as much text at once as they can read: the transformer has positions for 128, the LSTM none. For
+writing, the same params go into the same model made with `decode=True`, which keeps what it has
+read in its model_state (a cache of keys and values, or the LSTM's state), so that a character costs
+one step.
 """
 
 import argparse
@@ -39,10 +41,11 @@ def load():
     return np.array([number[character] for character in text], np.int32), characters
 
 
-def windows(tokens, stride):
-    """Inputs and the characters that follow them, int32[windows, LENGTH] each."""
-    starts = np.arange(0, len(tokens) - LENGTH, stride)[:, None] + np.arange(LENGTH)
-    return tokens[starts], tokens[starts + 1]
+def windows(tokens, length):
+    """Inputs and the characters that follow them, int32[windows, length] each."""
+    count = (len(tokens) - 1) // length
+    x, y = tokens[: count * length], tokens[1 : count * length + 1]
+    return x.reshape(count, length), y.reshape(count, length)
 
 
 def bigram_bits(train, test, vocabulary):
@@ -68,7 +71,7 @@ def transformer(vocabulary, *, width=192, heads=6, depth=4, dropout=0.1, decode=
     )
 
 
-def lstm(vocabulary, *, width=384, dropout=0.3, decode=False):
+def lstm(vocabulary, *, width=256, dropout=0.1, decode=False):
     return fn.sequential(
         embed=fn.embedding(vocabulary, 64),
         first=fn.lstm(width, decode=decode),
@@ -80,10 +83,11 @@ def lstm(vocabulary, *, width=384, dropout=0.3, decode=False):
 
 
 MODELS = {"lstm": lstm, "transformer": transformer}
+READS = {"lstm": 1024, "transformer": LENGTH}  # characters at once, where it is judged
 
 
 def make_trainer(model, steps):
-    rate = optax.warmup_cosine_decay_schedule(0.0, 2e-3, min(100, steps // 10), steps, 2e-5)
+    rate = optax.warmup_cosine_decay_schedule(0.0, 3e-3, min(100, steps // 10), steps, 2e-5)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, weight_decay=0.05))
     return fn.Trainer(
         model, loss=optax.losses.softmax_cross_entropy_with_integer_labels, optimizer=optimizer
@@ -145,7 +149,7 @@ def main():
     print(f"{len(train):,} characters, on {jax.devices()[0].device_kind}")
     print(f"bigram: {baseline:.3f} bits a character")
     held = len(train) // 20  # what tells when to stop is neither learnt from nor the test
-    data, validation = windows(train[:-held], LENGTH), windows(train[-held:], LENGTH)
+    data = windows(train[:-held], LENGTH)
     found = {}
     for name in [options.model] if options.model else MODELS:
         small = {"width": 48} if options.short else {}
@@ -155,7 +159,7 @@ def main():
         began = time.perf_counter()
         result = trainer.fit(
             data,
-            validation=validation,
+            validation=windows(train[-held:], READS[name]),
             epochs=epochs,
             batch_size=BATCH,
             stopping=fn.early_stopping("val_loss", patience=3),
@@ -164,7 +168,7 @@ def main():
             progress=False,
         )
         seconds = time.perf_counter() - began
-        found[name] = trainer.evaluate(result.best, windows(test, LENGTH))["loss"] / math.log(2)
+        found[name] = trainer.evaluate(result.best, windows(test, READS[name]))["loss"] / math.log(2)
         size = fn.tree.size(result.best.params)
         print(
             f"  {found[name]:.3f} bits a character of the test; {size:,} params; {seconds:.0f} s;"

@@ -15,7 +15,6 @@ import time
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -41,18 +40,8 @@ def scale(x):
     return x / 255  # bytes to 0 .. 1; in the model, so that whoever uses it can't forget it
 
 
-def jitter(key, image):
-    """One image turned by up to 0.2 radians and shifted by up to 2 pixels, at random.
-
-    Digits that nobody wrote, but somebody might have. For each pixel of the new image this computes
-    where it lies in the old one, and mixes the four pixels around that place.
-    """
-    turn, down, right = jax.random.uniform(key, 3, minval=-1) * jnp.array([0.2, 2.0, 2.0])
-    row, column = jnp.indices((28, 28)) - 13.5  # from the centre
-    cos, sin = jnp.cos(turn), jnp.sin(turn)
-    place = [cos * row - sin * column + 13.5 + down, sin * row + cos * column + 13.5 + right]
-    return jax.scipy.ndimage.map_coordinates(image[..., 0], place, order=1)[..., None]
-
+# Digits that nobody wrote, but somebody might have: turned and shifted a little, at random.
+jitter = fn.augmentation.affine(degrees=12, shift=2)
 
 MODELS = {
     "one layer": fn.sequential(scale, fn.flatten(), fn.dense(10)),

@@ -205,6 +205,9 @@ def penalty(params: Params, l1: Strength | None, l2: Strength | None) -> Any:
     def square(p: jax.Array) -> jax.Array:
         return jnp.square(p).sum()
 
+    def widened(p: jax.Array) -> jax.Array:
+        return p.astype(jnp.promote_types(p.dtype, jnp.float32))
+
     added: Any = 0.0
     for strengths, size in ((l1, absolute), (l2, square)):
         if strengths is None:
@@ -213,7 +216,7 @@ def penalty(params: Params, l1: Strength | None, l2: Strength | None) -> Any:
             strengths = {"**/kernel": strengths}
         for pattern, strength in strengths.items():
             found = tree.select("objective", params, pattern)
-            added += strength * sum(size(p.astype(jnp.float32)) for p in found.values())
+            added += strength * sum(size(widened(p)) for p in found.values())
     return added
 
 
