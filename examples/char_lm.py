@@ -5,8 +5,8 @@
     python examples/char_lm.py --short             a minute, only to see that it runs
     python examples/char_lm.py --check 2.0         fails unless one of them is below
 
-Both learn from windows of 128 characters, to predict each from those before it. They are judged on
-as much text at once as they can read: the transformer has positions for 128, the LSTM none. For
+Both learn from windows of 128 characters, to predict each from those before it. In the test they
+read as much text at once as they can: the transformer has positions for 128, the LSTM none. For
 writing, the same params go into the same model made with `decode=True`, which keeps what it has
 read in its model_state (a cache of keys and values, or the LSTM's state), so that a character costs
 one step.
@@ -83,7 +83,7 @@ def lstm(vocabulary, *, width=256, dropout=0.1, decode=False):
 
 
 MODELS = {"lstm": lstm, "transformer": transformer}
-READS = {"lstm": 1024, "transformer": LENGTH}  # characters at once, where it is judged
+READS = {"lstm": 1024, "transformer": LENGTH}  # characters at once, in the test
 
 
 def make_trainer(model, steps):
@@ -149,7 +149,7 @@ def main():
     print(f"{len(train):,} characters, on {jax.devices()[0].device_kind}")
     print(f"bigram: {baseline:.3f} bits a character")
     held = len(train) // 20  # what tells when to stop is neither learnt from nor the test
-    data = windows(train[:-held], LENGTH)
+    data, validation = windows(train[:-held], LENGTH), windows(train[-held:], LENGTH)
     found = {}
     for name in [options.model] if options.model else MODELS:
         small = {"width": 48} if options.short else {}
@@ -159,7 +159,7 @@ def main():
         began = time.perf_counter()
         result = trainer.fit(
             data,
-            validation=windows(train[-held:], READS[name]),
+            validation=validation,
             epochs=epochs,
             batch_size=BATCH,
             stopping=fn.early_stopping("val_loss", patience=3),
@@ -168,7 +168,9 @@ def main():
             progress=False,
         )
         seconds = time.perf_counter() - began
-        found[name] = trainer.evaluate(result.best, windows(test, READS[name]))["loss"] / math.log(2)
+        found[name] = trainer.evaluate(result.best, windows(test, READS[name]))["loss"] / math.log(
+            2
+        )
         size = fn.tree.size(result.best.params)
         print(
             f"  {found[name]:.3f} bits a character of the test; {size:,} params; {seconds:.0f} s;"
