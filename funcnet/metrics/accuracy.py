@@ -8,11 +8,11 @@ import jax.numpy as jnp
 
 from funcnet import errors
 from funcnet.metrics.metric import Accumulator, Metric, make_metric
-from funcnet.metrics.reading import NO_LABEL, class_scores, labels
+from funcnet.metrics.reading import NO_LABEL, check_ignore, class_scores, labels
 from funcnet.metrics.sums import average, example_weight, tally, weighted
 
 
-def accuracy(*, threshold: Any = 0.0) -> Metric:
+def accuracy(*, threshold: Any = 0.0, ignore: int | None = None) -> Metric:
     """Averages over examples whether the predicted label is the true one.
 
     | y_pred, floats | y, integers or booleans | predicted label |
@@ -30,9 +30,11 @@ def accuracy(*, threshold: Any = 0.0) -> Metric:
 
     Args:
         threshold: the logit above which the label is 1; 0.5 if the model gives probabilities.
+        ignore: the label of positions that are left out, such as those that fill up a sequence.
 
     Raises:
-        TypeError: at the update, if y_pred or y isn't an array of the kind in the table.
+        TypeError: if `ignore` isn't a whole number; at the update, if y_pred or y isn't an array of
+            the kind in the table.
         ValueError: at the update, if their shapes are none of the table's.
 
     Example:
@@ -42,11 +44,16 @@ def accuracy(*, threshold: Any = 0.0) -> Metric:
         >>> float(metric.compute(metric.update(metric.init(), logits, y)))
         0.75
     """
+    check_ignore("accuracy", ignore)
 
     def contribution(y_pred: Any, y: Any, weight: Any) -> Accumulator:
         predicted, true, _ = labels("accuracy", y_pred, y, threshold)
         weight = example_weight("accuracy", weight, true)
-        return share((predicted == true) & (predicted != NO_LABEL), weight)
+        right = (predicted == true) & (predicted != NO_LABEL)
+        if ignore is None:
+            return share(right, weight)
+        counted, further = true != ignore, tuple(range(1, true.ndim))
+        return tally((right & counted).sum(further), weight, positions=counted.sum(further))
 
     return make_metric(lambda: weighted(0, 0), contribution, average)
 

@@ -57,6 +57,7 @@ class Labels(NamedTuple):
     most: int
     since: str
     fix: str
+    ignore: int | None = None
 
 
 def labels_of(programs: Programs, state: Any, example: Columns) -> Labels | None:
@@ -78,7 +79,9 @@ def labels_of(programs: Programs, state: Any, example: Columns) -> Labels | None
     return Labels(
         *(0, classes - 1, f"the model gives {classes} scores"),
         "Number the classes from 0, or give the model's last layer more features; if y holds "
-        "no classes, give it as floats.",
+        "no classes, give it as floats. A label that is to count for nothing is told by "
+        "`fn.objective(loss, ignore=...)`.",
+        programs.ignore,
     )
 
 
@@ -90,6 +93,8 @@ def check_labels(function: str, labels: Labels | None, columns: Columns) -> None
     if y.min() >= labels.least and y.max() <= labels.most:
         return
     wrong = (y < labels.least) | (y > labels.most)
+    if labels.ignore is not None:
+        wrong = wrong & (y != labels.ignore)
     if len(columns) == 3:
         wrong = wrong & np.asarray(columns[2] != 0).reshape(-1, *[1] * (wrong.ndim - 1))
     if wrong.any():

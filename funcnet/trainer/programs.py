@@ -91,6 +91,7 @@ class Programs:
     ) -> None:
         self.model, self.optimizer, self.metrics = model, optimizer, metrics
         self.loss = objective.loss if isinstance(objective, Recipe) else loss
+        self.ignore = objective.ignore if isinstance(objective, Recipe) else None
         if isinstance(objective, Recipe):
             objective = objective.make(model, metrics)
         self.objective = objective or make_objective(model, loss, metrics)  # type: ignore[arg-type] # one of both is given

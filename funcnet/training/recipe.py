@@ -5,6 +5,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from funcnet import errors, tree
@@ -29,10 +30,12 @@ class Recipe(NamedTuple):
     Attributes:
         make: `make(model, metrics) -> objective`.
         loss: the loss at its core, or None where there are several.
+        ignore: the label that counts for nothing, or None.
     """
 
     make: Callable[[Model, Mapping[str, Metric]], Objective]
     loss: Loss | None
+    ignore: int | None = None
 
 
 def objective(
@@ -41,6 +44,7 @@ def objective(
     weights: Mapping[str, float | jax.Array] | None = None,
     class_weights: Any = None,
     label_smoothing: float | jax.Array = 0.0,
+    ignore: int | None = None,
     l1: Strength | None = None,
     l2: Strength | None = None,
     mix: Mix | None = None,
@@ -48,7 +52,7 @@ def objective(
     """Puts an objective together, for `Trainer(objective=...)`.
 
     What is added to the loss counts in training only: evaluation reports the plain loss, so that
-    it compares across settings. All numbers may be traced arrays.
+    it compares across settings. All numbers but `ignore` may be traced arrays.
 
     Args:
         loss: `loss(y_pred, y)`, one number an example; or a dict of losses, for a model whose
@@ -58,6 +62,8 @@ def objective(
             divided by the sum of weights, as PyTorch does.
         label_smoothing: the share of each label that is spread evenly over all classes; for
             optax's softmax and sigmoid cross-entropies.
+        ignore: the integer label of positions that count for nothing, here and in evaluation, such
+            as those that fill up a sequence; the mean is over the others. Metrics have their own.
         l1: adds `strength * sum(|p|)`: a number, for every param named `kernel`, or a dict from
             path patterns to numbers, `{"encoder/**": 1e-4}`.
         l2: adds `strength * sum(p**2)`, in the same way.
@@ -86,7 +92,7 @@ def objective(
         >>> float(trainer.fit((x, y), epochs=20).history["loss"][-1]) < 0.7
         True
     """
-    check(loss, weights, class_weights)
+    check(loss, weights, class_weights, ignore)
     smooth = {} if is_zero(label_smoothing) else {"alpha": label_smoothing}
 
     def in_training(one: Loss) -> Loss:
@@ -117,7 +123,7 @@ def objective(
             classes = class_weights if training else None
             parts = {
                 name: [
-                    sums(one, of(y_pred, name), of(y, name), weight, share, classes)
+                    sums(one, of(y_pred, name), of(y, name), weight, share, classes, ignore)
                     for y, weight, share in sides
                 ]
                 for name, one in (trained if training else many).items()
@@ -140,27 +146,36 @@ def objective(
 
         return objective
 
-    return Recipe(make, None if isinstance(loss, Mapping) else loss)
+    return Recipe(make, None if isinstance(loss, Mapping) else loss, ignore)
 
 
 def sums(
-    loss: Loss, y_pred: Any, y: Any, weight: Any, share: Any, class_weights: Any
+    loss: Loss,
+    y_pred: Any,
+    y: Any,
+    weight: Any,
+    share: Any,
+    class_weights: Any,
+    ignore: int | None,
 ) -> tuple[jax.Array, jax.Array]:
     """Weighted sum of a loss over examples, and the sum of weights."""
+    at: Any = 1.0 if ignore is None else (jnp.asarray(y) != ignore).astype(jnp.float32)
+    y = y if ignore is None else jnp.where(at > 0, y, 0)  # a label that any loss can read
     value = evaluated(loss, y_pred, y)
     check_broadcast(loss, y_pred, y)
-    if class_weights is None:
+    if class_weights is None and ignore is None:
         each = per_example(value, y_pred, y)
         counted = jnp.ones_like(each)
     else:
-        classes = jnp.asarray(class_weights, jnp.float32)[y]
-        if classes.shape != value.shape:
+        at = at if class_weights is None else at * jnp.asarray(class_weights, jnp.float32)[y]
+        if at.shape != value.shape:
             raise ValueError(
-                "`objective`: class_weights need integer labels, one for each value of the loss, "
-                f"got y {errors.describe(tree.spec(y))} and values {errors.describe(value)}."
+                "`objective`: class_weights and ignore need integer labels, one for each value of "
+                f"the loss, got y {errors.describe(tree.spec(y))} and values "
+                f"{errors.describe(value)}."
             )
-        each = per_example(value * classes, y_pred, y)
-        counted = per_example(classes, y_pred, y)
+        each = per_example(jnp.where(at == 0, 0, at * value), y_pred, y)
+        counted = per_example(at, y_pred, y)
     counted = counted * share
     if weight is not None:
         counted = counted * weight
@@ -244,7 +259,7 @@ def is_zero(value: Any) -> bool:
     return isinstance(value, int | float) and value == 0
 
 
-def check(loss: Any, weights: Any, class_weights: Any) -> None:
+def check(loss: Any, weights: Any, class_weights: Any, ignore: Any) -> None:
     """Raises where arguments of `objective` are of a wrong kind, or do not go together."""
     many = loss if isinstance(loss, Mapping) else {"loss": loss}
     for name, one in many.items():
@@ -260,8 +275,10 @@ def check(loss: Any, weights: Any, class_weights: Any) -> None:
                 f"`objective`: weights must be by the names of the losses, got {unknown[0]!r}. "
                 f"{errors.did_you_mean(unknown[0], many)}"
             )
-    if class_weights is not None and isinstance(loss, Mapping):
+    if isinstance(loss, Mapping) and not (class_weights is None and ignore is None):
         raise TypeError(
-            "`objective`: class_weights go with one loss, got a dict of them. Weigh the classes in "
-            "the loss that has them, and give each example's value."
+            "`objective`: class_weights and ignore go with one loss, got a dict of them. Weigh the "
+            "classes in the loss that has them, and give each example's value."
         )
+    if isinstance(ignore, bool) or not isinstance(ignore, int | np.integer | None):
+        raise TypeError(f"`objective`: ignore must be a whole number or None, got {ignore!r}.")

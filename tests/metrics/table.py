@@ -194,6 +194,9 @@ ROWS = {
         functools.partial(scores, positions=(3,)),
         of_labels(oracle.accuracy_score),
     ),
+    "accuracy with gaps": Row(
+        metrics.accuracy(ignore=-1), with_gaps, of_labels(oracle.accuracy_score)
+    ),
     "confusion matrix": Row(
         metrics.confusion_matrix(4), scores, of_labels(oracle.confusion_matrix, labels=range(4))
     ),

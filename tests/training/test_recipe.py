@@ -57,6 +57,38 @@ def test_class_weights_of_sequences():
     np.testing.assert_allclose(got, (w * losses).sum() / w.sum(), rtol=1e-5)
 
 
+def test_ignored_labels_count_for_nothing():
+    tokens = jnp.stack([Y, jnp.where(Y == 1, -1, Y), jnp.full(12, -1)], 1)
+    model = fn.sequential(fn.dense(9), fn.reshape(3, 3))
+    params, _ = model.init(KEY, X)
+    y_pred = model.apply(params, {}, X)[0]
+    counted = (tokens != -1) * WEIGHT[:, None]
+    losses = CE(y_pred, jnp.maximum(tokens, 0))
+    batch = (X, tokens, WEIGHT)
+    for training in (True, False):
+        got = value(fn.objective(CE, ignore=-1), batch, model, params, training)[0]
+        np.testing.assert_allclose(got, (counted * losses).sum() / counted.sum(), rtol=1e-5)
+    by = counted * CLASS_WEIGHTS[jnp.maximum(tokens, 0)]
+    got = value(fn.objective(CE, ignore=-1, class_weights=CLASS_WEIGHTS), batch, model, params)[0]
+    np.testing.assert_allclose(got, (by * losses).sum() / by.sum(), rtol=1e-5)
+
+
+def test_ignored_labels_pass_the_trainer():
+    trainer = fn.Trainer(
+        MODEL,
+        objective=fn.objective(CE, ignore=-1),
+        optimizer=optax.adam(0.1),
+        metrics={"accuracy": fn.metrics.accuracy(ignore=-1)},
+    )
+    y = jnp.where(jnp.arange(12) < 6, -1, jnp.argmax(X[:, :3], -1))
+    result = trainer.fit((X, y), epochs=60, batch_size=12)
+    known = trainer.evaluate(result.last, (X[6:], y[6:]))
+    assert trainer.evaluate(result.last, (X, y)) == pytest.approx(known, rel=1e-5)
+    assert known["accuracy"] == 1
+    nobody = trainer.step(result.last, (X, jnp.full(12, -1)))[0]
+    chex.assert_trees_all_equal(nobody.params, result.last.params)
+
+
 def test_class_weights_and_smoothing_equal_pytorch():
     torch = pytest.importorskip("torch")
     a, b = torch.tensor(np.asarray(logits())), torch.tensor(np.asarray(Y)).long()
@@ -183,6 +215,15 @@ def test_ctc_trains_on_unaligned_labels():
 
 
 REFUSED = {
+    "ignore of several losses": (
+        lambda: fn.objective({"a": CE}, ignore=-1),
+        "`objective`: class_weights and ignore go with one loss, got a dict of them. Weigh the "
+        "classes in the loss that has them, and give each example's value.",
+    ),
+    "ignore of a half": (
+        lambda: fn.objective(CE, ignore=0.5),
+        "`objective`: ignore must be a whole number or None, got 0.5.",
+    ),
     "smoothing of another loss": (
         lambda: fn.objective(optax.losses.squared_error, label_smoothing=0.1),
         "`objective`: label_smoothing goes with the cross-entropies of optax, "
@@ -199,8 +240,8 @@ REFUSED = {
             fn.objective(optax.losses.softmax_cross_entropy, class_weights=CLASS_WEIGHTS),
             (X, jnp.zeros((12, 3), int)),
         ),
-        "`objective`: class_weights need integer labels, one for each value of the loss, got y "
-        "int32[12, 3] and values float32[12].",
+        "`objective`: class_weights and ignore need integer labels, one for each value of the loss, "
+        "got y int32[12, 3] and values float32[12].",
     ),
     "weights by another name": (
         lambda: fn.objective({"label": CE}, weights={"labels": 1.0}),
