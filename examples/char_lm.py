@@ -29,7 +29,7 @@ import funcnet as fn
 
 TEXT = Path(__file__).parent / "data" / "moby_dick.txt.xz"  # where it comes from: README.md there
 LENGTH = 128
-BATCH = 32
+BATCH = 16
 
 
 def load():

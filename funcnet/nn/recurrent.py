@@ -60,6 +60,8 @@ def lstm(
 ) -> Model:
     """Long short-term memory, `(B, T, C) -> (B, T, features)`.
 
+    The bias of the forget gate begins at 1, so that a new layer remembers.
+
     Args:
         features: size of the state.
         direction: as for `rnn`; so `sequence` and `decode`.
@@ -74,7 +76,8 @@ def lstm(
 
     Source:
         Hochreiter, Schmidhuber, 1997, with forget gates (Gers et al., 1999); the cell is
-        `flax.linen.OptimizedLSTMCell`.
+        `flax.linen.OptimizedLSTMCell`, whose own forget gate begins at 0. The 1 is that of
+        Jozefowicz et al., "An empirical exploration of recurrent network architectures", 2015.
 
     Example:
         >>> import jax, jax.numpy as jnp, funcnet as fn
@@ -163,6 +166,8 @@ def recurrent(
         keys = dict(zip(DIRECTIONS, jax.random.split(key), strict=False))
         first = jax.tree.map(lambda leaf: leaf.astype(wide), carry)
         params = {way: model.init(keys[way], (first, step))[0] for way in ways}
+        if cell_name == "OptimizedLSTMCell":
+            params = jax.tree_util.tree_map_with_path(remembering, params)
         params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
         return params, {"carry": carry} if decode else {}
 
@@ -183,6 +188,12 @@ def recurrent(
         return y, {"carry": found[0][0]} if decode else model_state
 
     return named(function, Model(init, apply))
+
+
+def remembering(path: Any, leaf: jax.Array) -> jax.Array:
+    """A leaf of an LSTM's params, or ones for the bias of its forget gate."""
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    return jnp.ones_like(leaf) if name.endswith("hf/bias") else leaf
 
 
 def run(

@@ -36,6 +36,16 @@ def test_a_recurrent_layer_equals_flax(name, direction):
     chex.assert_trees_all_close(output(model, params, {}), jnp.concatenate(found, -1), rtol=1e-5)
 
 
+def test_a_new_lstm_remembers():
+    ways = ready(fn.lstm(5, direction="both"))[1]
+    biases = {path: leaf for path, leaf in fn.tree.paths(ways).items() if path.endswith("bias")}
+    assert {path: leaf.tolist() for path, leaf in biases.items()} == {
+        f"{way}/{gate}/bias": [1.0 if gate == "hf" else 0.0] * 5
+        for way in ("backward", "forward")
+        for gate in ("hf", "hg", "hi", "ho")
+    }
+
+
 @pytest.mark.parametrize("name", CELLS)
 def test_the_last_state_of_masked_sequences(name):
     model, params, _ = ready(getattr(fn, name)(5, direction="both", sequence=False))
