@@ -76,7 +76,8 @@ SAME_STATE = "Give the state of this very trainer, and x of the shape that it wa
 LABELS = (
     "labels must lie in 0 .. 3, since the model gives 4 scores, got {} such labels in all). Number "
     "the classes from 0, or give the model's last layer more features; if y holds no classes, give "
-    "it as floats. A label that is to count for nothing is told by `fn.objective(loss, ignore=...)`."
+    "it as floats. A label that is to count for nothing is told by "
+    "`fn.objective(loss, ignore=...)`."
 )
 VALIDATION = (
     "`fit`: validation must be data, or the fraction of it to hold out as a float between 0 and 1, "

@@ -240,8 +240,8 @@ REFUSED = {
             fn.objective(optax.losses.softmax_cross_entropy, class_weights=CLASS_WEIGHTS),
             (X, jnp.zeros((12, 3), int)),
         ),
-        "`objective`: class_weights and ignore need integer labels, one for each value of the loss, "
-        "got y int32[12, 3] and values float32[12].",
+        "`objective`: class_weights and ignore need integer labels, one for each value of the "
+        "loss, got y int32[12, 3] and values float32[12].",
     ),
     "weights by another name": (
         lambda: fn.objective({"label": CE}, weights={"labels": 1.0}),
