@@ -91,6 +91,16 @@ def nbytes(tree: PyTree) -> int:
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(spec(tree)))
 
 
+def alike(old: PyTree, new: PyTree) -> PyTree:
+    """`new` in the dtypes of `old`, so that a step never changes the type of what it carries.
+
+    Example:
+        >>> alike(jnp.zeros(2, jnp.bfloat16), jnp.ones(2)).dtype
+        dtype(bfloat16)
+    """
+    return jax.tree.map(lambda o, n: jax.lax.convert_element_type(n, o.dtype), old, new)
+
+
 def copy(tree: PyTree) -> PyTree:
     """`tree` in new buffers, so that donating the one leaves the other."""
     return jax.tree.map(jnp.copy, tree)

@@ -15,7 +15,8 @@ def of(metric: Metric, select: Callable[[Any, Any], tuple[Any, Any]]) -> Metric:
         select: `select(y_pred, y) -> (y_pred, y)`, traced; the weight stays the example's.
 
     Raises:
-        TypeError: at the update, if `select` doesn't give two things.
+        TypeError: `metric` is none, or `select` no function; at the update, if that doesn't give
+            two things.
 
     Example:
         >>> import jax.numpy as jnp, funcnet as fn
@@ -25,6 +26,11 @@ def of(metric: Metric, select: Callable[[Any, Any], tuple[Any, Any]]) -> Metric:
         >>> float(metric.compute(metric.update(metric.init(), y_pred, y)))
         2.0
     """
+    if not isinstance(metric, Metric) or not callable(select):
+        raise TypeError(
+            "`of`: give a metric and a function select(y_pred, y), "
+            f"got {errors.describe(metric)} and {errors.describe(select)}."
+        )
 
     def update(accumulator: Accumulator, y_pred: Any, y: Any, weight: Any = None) -> Accumulator:
         selected = select(y_pred, y)

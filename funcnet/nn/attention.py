@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from funcnet import errors
 from funcnet.nn.model import check_rank, is_training, param_dtype
+from funcnet.nn.precision import cast
 from funcnet.types import Model, ModelState, Params
 
 
@@ -33,7 +34,8 @@ def attention(
     Args:
         heads: number of heads; it divides `features`.
         features: size of all heads' queries together; C unless given.
-        dropout: the fraction of attention weights dropped in training, in `0 .. 1`.
+        dropout: the fraction of attention weights dropped in training, in `0 .. 1`, for each
+            example and head anew; a plain number.
         causal: whether each position attends to itself and those before it only.
         bias: whether the four products have a bias.
         decode: whether to keep keys and values in model_state and attend to those of all calls
@@ -44,7 +46,8 @@ def attention(
         The model; its params are those of `flax.linen.MultiHeadDotProductAttention`.
 
     Raises:
-        TypeError, ValueError: `heads` does not divide `features`; `x` is none of the table's.
+        TypeError, ValueError: `heads` does not divide `features`; `dropout` is no such number; `x`
+            is none of the table's.
 
     Source:
         Vaswani et al., "Attention Is All You Need", 2017, section 3.2.
@@ -59,6 +62,7 @@ def attention(
     errors.positive("attention", heads=heads)
     if features is not None:
         errors.positive("attention", features=features)
+    check_dropout(dropout)
 
     def module(q: Any) -> Any:
         from flax import linen  # not loaded before it is used
@@ -74,6 +78,7 @@ def attention(
             qkv_features=size,
             param_dtype=param_dtype(q),
             dropout_rate=dropout,
+            broadcast_dropout=False,
             use_bias=bias,
             decode=decode,
         )
@@ -97,7 +102,7 @@ def attention(
                 "`attention`: x must be one array where decode=True, got "
                 f"{errors.describe(x)}. Only self-attention has a cache."
             )
-        on = is_training(key, training) and not (isinstance(dropout, int | float) and dropout == 0)
+        on = is_training(key, training) and dropout > 0
         if on and key is None:
             raise ValueError(
                 "`attention`: training with dropout needs randomness, got key=None. "
@@ -106,17 +111,43 @@ def attention(
         settings = {"deterministic": not on, "rngs": {"dropout": key} if on else None}
 
         def one(cache: ModelState, q: jax.Array) -> tuple[ModelState, jax.Array]:
-            variables = {"params": params, "cache": cache}
+            dtype = jnp.result_type(q, *jax.tree.leaves(params))
+            variables = {"params": params, "cache": cast(cache, dtype)}
             y, new = module(q).apply(variables, q, **settings, mutable=["cache"])
-            return new["cache"], y
+            full = cache["cache_index"] >= cache["cached_key"].shape[1]  # Flax writes over the last
+            after = jax.tree.map(lambda n, old: n.astype(old.dtype), new["cache"], cache)
+            return after, jnp.where(full, jnp.nan, y)
 
         if decode:  # Flax's cache takes one position at a time
+            check_room(model_state, q)
             cache, y = jax.lax.scan(one, model_state, jnp.expand_dims(q.swapaxes(0, 1), 2))
             return y[:, :, 0].swapaxes(0, 1), cache
-        full = whole_mask(mask, q, k, causal)
+        full = whole_mask(mask, q, k, causal, heads)
         return module(q).apply({"params": params}, q, k, v, mask=full, **settings), model_state
 
     return Model(init, apply)
+
+
+def check_dropout(dropout: Any) -> None:
+    """Raises unless `dropout` is a plain number in 0 .. 1: Flax chooses by it while tracing."""
+    words = f"`attention`: dropout must be a plain number in 0 .. 1, got {dropout!r}."
+    if isinstance(dropout, jax.Array):
+        raise TypeError(f"{words} Put `fn.dropout(rate)` after it where the rate is an array.")
+    if isinstance(dropout, bool) or not isinstance(dropout, int | float):
+        raise TypeError(words)
+    if not 0 <= dropout <= 1:
+        raise ValueError(words)
+
+
+def check_room(cache: ModelState, q: Any) -> None:
+    """Raises unless the cache is of the batch of `q`, and could hold all of it."""
+    examples, room = cache["cached_key"].shape[:2]
+    if q.shape[0] != examples or q.shape[1] > room:
+        raise ValueError(
+            f"`attention`: the cache holds {examples} examples of {room} positions, as x had at "
+            f"`init`, got {errors.describe(q)}. Call `init` with an x of this batch, as long as "
+            "all that is to come."
+        )
 
 
 def inputs(x: Any) -> tuple[tuple[Any, Any, Any], Any]:
@@ -129,6 +160,11 @@ def inputs(x: Any) -> tuple[tuple[Any, Any, Any], Any]:
         raise TypeError(
             "`attention`: x must be an array, (q, kv) or (q, k, v), and a bool mask after these if "
             f"there is one, got {errors.describe(x)}."
+        )
+    if len(parts) > 1 and len(getattr(parts[-1], "shape", (0, 0, 0))) in (2, 4):
+        raise TypeError(
+            f"`attention`: a mask must be bool, got {errors.describe(x)}. "
+            "Say `mask.astype(bool)`: True for what may be attended to."
         )
     for part in parts:
         check_rank("attention", part, 0, "(B, T, C)")
@@ -146,15 +182,15 @@ def inputs(x: Any) -> tuple[tuple[Any, Any, Any], Any]:
     return (q, k, v), mask
 
 
-def whole_mask(mask: Any, q: Any, k: Any, causal: bool) -> Any:
+def whole_mask(mask: Any, q: Any, k: Any, causal: bool, heads: int) -> Any:
     """What may be attended to, bool `(B or 1, heads or 1, T, S)`, or None for everything."""
     if mask is not None:
         full = (q.shape[0], q.shape[1], k.shape[1])
-        wanted = {2: (full[0], full[2]), 3: full, 4: (full[0], *mask.shape[1:2], *full[1:])}
-        if mask.shape != wanted.get(mask.ndim):
+        per_head = (full[0], heads, *full[1:])
+        if mask.shape not in ((full[0], full[2]), full, per_head, (full[0], 1, *full[1:])):
             raise ValueError(
                 f"`attention`: mask must be bool{[full[0], full[2]]}, bool{list(full)} or "
-                f"bool{[full[0], 'heads', *full[1:]]}, got {errors.describe(mask)}."
+                f"bool{list(per_head)}, got {errors.describe(mask)}."
             )
         if mask.ndim == 2:
             mask = mask[:, None, None, :]

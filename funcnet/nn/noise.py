@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from funcnet import errors
+from funcnet import errors, tree
 from funcnet.nn.model import check_rank, is_training
 from funcnet.types import Model, ModelState, Params
 
@@ -43,6 +43,7 @@ def dropout(rate: float | jax.Array) -> Model:
     check_rate("dropout", rate)
 
     def drop(key: jax.Array, x: jax.Array) -> jax.Array:
+        check_floats("dropout", x)
         return dropped(key, x, rate, x.shape)
 
     def init(key: jax.Array, x: Any) -> tuple[Params, ModelState]:
@@ -77,6 +78,7 @@ def spatial_dropout(rate: float | jax.Array) -> Model:
     check_rate("spatial_dropout", rate)
 
     def drop(key: jax.Array, x: jax.Array) -> jax.Array:
+        check_floats("spatial_dropout", x)
         return dropped(key, x, rate, (len(x), *[1] * (x.ndim - 2), x.shape[-1]))
 
     def init(key: jax.Array, x: Any) -> tuple[Params, ModelState]:
@@ -114,6 +116,7 @@ def stochastic_depth(rate: float | jax.Array) -> Model:
     check_rate("stochastic_depth", rate)
 
     def drop(key: jax.Array, x: jax.Array) -> jax.Array:
+        check_floats("stochastic_depth", x)
         return dropped(key, x, rate, (len(x), *[1] * (x.ndim - 1)))
 
     def init(key: jax.Array, x: Any) -> tuple[Params, ModelState]:
@@ -145,6 +148,7 @@ def gaussian_noise(std: float | jax.Array) -> Model:
     check_number("gaussian_noise", "std", std, 0, np.inf, "It is a standard deviation.")
 
     def add(key: jax.Array, x: jax.Array) -> jax.Array:
+        check_floats("gaussian_noise", x)
         return (x + std * jax.random.normal(key, x.shape, x.dtype)).astype(x.dtype)
 
     def init(key: jax.Array, x: Any) -> tuple[Params, ModelState]:
@@ -181,7 +185,13 @@ def augment(f: Callable[[jax.Array, Any], Any]) -> Model:
         raise TypeError(f"`augment`: f must be a function f(key, x) of one example, got {f!r}.")
 
     def change(key: jax.Array, x: Any) -> Any:
-        (examples,) = {len(leaf) for leaf in jax.tree.leaves(x)}
+        lengths = {len(leaf) for leaf in jax.tree.leaves(x)}
+        if len(lengths) != 1:
+            raise ValueError(
+                "`augment`: all of x must hold as many examples, "
+                f"got {errors.describe(tree.spec(x))}."
+            )
+        (examples,) = lengths
         y = jax.vmap(f)(jax.random.split(key, examples), x)
         if errors.differences(x, y):
             raise TypeError(
@@ -229,6 +239,16 @@ def dropped(
     return jnp.where(kept, x / jnp.maximum(keep, 1e-6), 0).astype(x.dtype)
 
 
+def check_floats(function: str, x: Any) -> None:
+    """Raises unless `x` is an array of floats: integers can't be scaled, nor have noise."""
+    check_rank(function, x, 1, "(B, ...)")
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(
+            f"`{function}`: x must hold floats in training, got {errors.describe(x)}. "
+            "Convert it in a layer before, `lambda x: x / 255` say."
+        )
+
+
 def check_rate(function: str, rate: Any) -> None:
     """Raises unless `rate` is an array or a number in 0 .. 1."""
     check_number(function, "rate", rate, 0, 1, "It is the fraction dropped.")
@@ -244,5 +264,5 @@ def check_number(
         value, int | float | jax.Array | np.generic | np.ndarray
     ):
         raise TypeError(words)
-    if isinstance(value, int | float) and not least <= value <= most:
+    if isinstance(value, int | float | np.number) and not least <= value <= most:
         raise ValueError(words)

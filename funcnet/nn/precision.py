@@ -45,7 +45,11 @@ def mixed_precision(layer: Layer, compute: Any = jnp.bfloat16, output: Any = jnp
     """
     inner = lift("mixed_precision", layer)
     for name, dtype in (("compute", compute), ("output", output)):
-        if not jnp.issubdtype(dtype, jnp.floating):
+        try:
+            floating = jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
+        except TypeError:
+            floating = False
+        if not floating:
             raise TypeError(
                 f"`mixed_precision`: {name} must be a floating dtype, got {dtype!r}. "
                 "Take `jnp.bfloat16` say."
@@ -125,6 +129,11 @@ def remat(layer: Layer, keep: str | Sequence[str] = "nothing") -> Model:
                 f"of layers, got {keep!r}. {errors.did_you_mean(keep, POLICIES)}"
             )
         policy = POLICIES[keep]
+    elif not (isinstance(keep, Sequence) and all(isinstance(name, str) for name in keep)):
+        raise TypeError(
+            f"`remat`: keep must be one of {', '.join(map(repr, POLICIES))} or a list of kinds of "
+            f"layers, got {keep!r}."
+        )
     else:
         policy = jax.checkpoint_policies.save_only_these_names(*keep)
 

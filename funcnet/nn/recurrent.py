@@ -5,7 +5,7 @@ from typing import Any, Literal, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from funcnet import errors
+from funcnet import errors, tree
 from funcnet.nn.guests import as_model
 from funcnet.nn.model import check_rank, named, param_dtype
 from funcnet.types import Model, ModelState, Params
@@ -181,8 +181,10 @@ def recurrent(
     ) -> tuple[Any, ModelState]:
         x, mask = split_mask(function, x)
         model, carry = cell(x)
+        check_channels(function, params[ways[0]], x)
         if decode:
             carry = model_state["carry"]
+            check_batch(function, carry, x)
         found = [run(model, params[way], carry, x, mask, way == "backward") for way in ways]
         y = jnp.concatenate([each[1 if sequence else 2] for each in found], -1)
         return y, {"carry": found[0][0]} if decode else model_state
@@ -216,6 +218,27 @@ def run(
     return carry, h.swapaxes(0, 1), last
 
 
+def check_channels(function: str, params: Params, x: Any) -> None:
+    """Raises unless `x` has as many channels as the params were made for."""
+    kernels = {path: leaf for path, leaf in tree.paths(params).items() if path.startswith("i")}
+    channels = next(leaf for path, leaf in kernels.items() if path.endswith("kernel")).shape[0]
+    if x.shape[-1] != channels:
+        raise ValueError(
+            f"`{function}`: x must have {channels} channels in its last axis, as at `init`, "
+            f"got {errors.describe(x)}. Give `init` an x of the same shape."
+        )
+
+
+def check_batch(function: str, carry: Any, x: Any) -> None:
+    """Raises unless the state of the call before is of the batch of `x`."""
+    examples = jax.tree.leaves(carry)[0].shape[0]
+    if x.shape[0] != examples:
+        raise ValueError(
+            f"`{function}`: x must be of the batch that `init` was given where decode=True, "
+            f"{examples} examples, got {errors.describe(x)}. Call `init` with this batch."
+        )
+
+
 def split_mask(function: str, x: Any) -> tuple[Any, Any]:
     """The array and the mask in `x`, which may be an array or the pair of both."""
     x, mask = x if isinstance(x, tuple) and len(x) == 2 else (x, None)
@@ -225,7 +248,8 @@ def split_mask(function: str, x: Any) -> tuple[Any, Any]:
             f"`{function}`: x must have the axes (B, T, C), got {errors.describe(x)}. Embed tokens "
             "with `fn.embedding` before; add a missing axis with `x[..., None]`."
         )
-    if mask is not None and (mask.shape != x.shape[:2] or mask.dtype != bool):
+    kind = getattr(mask, "shape", None), getattr(mask, "dtype", None)
+    if mask is not None and kind != (x.shape[:2], bool):
         raise ValueError(
             f"`{function}`: mask must be bool{list(x.shape[:2])}, one for each step, "
             f"got {errors.describe(mask)}."

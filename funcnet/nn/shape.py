@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from funcnet import errors, tree
 from funcnet.nn.combinators import Layer, lift
@@ -45,7 +46,10 @@ def reshape(*shape: int) -> Model:
         >>> fn.reshape(4, -1).apply({}, {}, jnp.ones((8, 12)))[0].shape
         (8, 4, 3)
     """
-    if not all(isinstance(n, int) and (n > 0 or n == -1) for n in shape) or shape.count(-1) > 1:
+    if (
+        not all(isinstance(n, int | np.integer) and (n > 0 or n == -1) for n in shape)
+        or shape.count(-1) > 1
+    ):
         raise ValueError(
             "`reshape`: shape must be positive whole numbers, one of which may be -1, "
             f"got {', '.join(map(repr, shape))}. Leave the batch axis out: `fn.reshape(28, 28, 1)`."
@@ -59,7 +63,7 @@ def reshape(*shape: int) -> Model:
                 f"`reshape`: an example must have as many elements as shape={shape}, got "
                 f"{errors.describe(x)}, which has {elements} an example."
             )
-        return x.reshape(x.shape[0], *shape)
+        return x.reshape(x.shape[0], *(elements // known if n == -1 else n for n in shape))
 
     return stateless(reshape)
 
@@ -78,7 +82,7 @@ def permute(*axes: int) -> Model:
         >>> fn.permute(3, 1, 2).apply({}, {}, jnp.ones((8, 28, 30, 3)))[0].shape
         (8, 3, 28, 30)
     """
-    if not axes or sorted(axes) != list(range(1, len(axes) + 1)):
+    if not axes or set(axes) != set(range(1, len(axes) + 1)):
         raise ValueError(
             "`permute`: axes must name each axis after the batch once, counted from 1, got "
             f"{', '.join(map(repr, axes))}. `fn.permute(2, 1)` swaps the two of (B, T, C)."
@@ -112,9 +116,15 @@ def resize(spatial: Sequence[int], method: Method = "linear") -> Model:
         >>> fn.resize((14, 14)).apply({}, {}, jnp.ones((8, 28, 28, 3)))[0].shape
         (8, 14, 14, 3)
     """
+    if not isinstance(spatial, Sequence):
+        raise TypeError(
+            f"`resize`: spatial must be a length for each spatial axis, got {spatial!r}. "
+            "Say `fn.resize((14, 14))`."
+        )
     sizes = tuple(spatial)
     for n in sizes:
         errors.positive("resize", spatial=n)
+    check_method("resize", method)
 
     def resize(x: jax.Array) -> jax.Array:
         check_rank("resize", x, 1, "(B, *spatial, C)")
@@ -124,7 +134,8 @@ def resize(spatial: Sequence[int], method: Method = "linear") -> Model:
                 f"got {errors.describe(x)}. Give a length for each of them."
             )
         y: jax.Array = jax.image.resize(x, (x.shape[0], *sizes, x.shape[-1]), method)
-        return y.astype(x.dtype)
+        whole = jnp.issubdtype(x.dtype, jnp.integer)
+        return (jnp.round(y) if whole else y).astype(x.dtype)
 
     return stateless(resize)
 
@@ -143,6 +154,7 @@ def upsample(factor: int, method: Method = "nearest") -> Model:
         [1.0, 1.0, 2.0, 2.0]
     """
     errors.positive("upsample", factor=factor)
+    check_method("upsample", method)
 
     def upsample(x: jax.Array) -> jax.Array:
         check_rank("upsample", x, 3, "(B, *spatial, C)")
@@ -155,6 +167,15 @@ def upsample(factor: int, method: Method = "nearest") -> Model:
         return x
 
     return stateless(upsample)
+
+
+def check_method(function: str, method: Any) -> None:
+    """Raises unless `method` is one of `jax.image.resize`'s."""
+    if method not in get_args(Method):
+        raise ValueError(
+            f"`{function}`: method must be one of {', '.join(map(repr, get_args(Method)))}, got "
+            f"{method!r}. {errors.did_you_mean(str(method), get_args(Method))}"
+        )
 
 
 def time_distributed(layer: Layer) -> Model:

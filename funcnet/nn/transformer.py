@@ -255,7 +255,8 @@ def positions(
         begin = model_state["position"] if decode else 0
         code = encode(params, begin + jnp.arange(x.shape[1]), x)
         after = {"position": begin + x.shape[1]} if decode else model_state
-        return x + code[None].astype(x.dtype), after
+        dtype = param_dtype(x)
+        return x.astype(dtype) + code[None].astype(dtype), after
 
     return named(function, Model(init, apply))
 

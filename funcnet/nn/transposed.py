@@ -94,10 +94,9 @@ def conv_transpose(
                 f"`conv_transpose`: x must have {kernel.shape[-1]} channels in its last axis, as "
                 f"at `init`, got {errors.describe(x)}. Give `init` an x of the same shape."
             )
+        x = x.astype(jax.numpy.result_type(x, kernel))
         larger = jax.ShapeDtypeStruct((len(x), *spatial, features), x.dtype)
-        (y,) = jax.linear_transpose(lambda z: convolve(z, kernel, where, 1), larger)(
-            x.astype(jax.numpy.result_type(x, kernel))
-        )
+        (y,) = jax.linear_transpose(lambda z: convolve(z, kernel, where, 1), larger)(x)
         return (y + along_last(params["bias"], y) if bias else y), model_state
 
     return Model(init, apply)

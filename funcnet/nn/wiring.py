@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from funcnet import tree
+from funcnet import errors, tree
 from funcnet.nn.combinators import Layer, check_names, collect, keep, run_part, start, told
 from funcnet.types import Model, ModelState, Params
 
@@ -111,6 +111,16 @@ def wire(forward: Callable[[Any, Any], Any], **layers: Layer) -> Model:
     return Model(init, apply)
 
 
-def namespace(parts: dict[str, Model], calls: Callable[[str], Callable[[Any], Any]]) -> Any:
+class Parts(SimpleNamespace):
     """What `forward` is given: a function for each part, by name."""
-    return SimpleNamespace(**{name: calls(name) for name in parts})
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(
+            f"`wire`: forward may call the parts given, got {name!r}. "
+            f"{errors.did_you_mean(name, vars(self))}"
+        )
+
+
+def namespace(parts: dict[str, Model], calls: Callable[[str], Callable[[Any], Any]]) -> Any:
+    """A function for each part."""
+    return Parts(**{name: calls(name) for name in parts})

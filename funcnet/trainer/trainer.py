@@ -72,6 +72,11 @@ class Trainer:
                 f"`Trainer`: give either loss or objective, got {got}. A loss is per example, "
                 "`optax.losses.squared_error` say; an objective is of a whole batch."
             )
+        if isinstance(self.loss, Recipe):
+            raise TypeError(
+                "`Trainer`: loss must be a function, got what `fn.objective` made. "
+                "Give it as `objective=fn.objective(...)`."
+            )
         for name in ("loss", "objective"):
             given = getattr(self, name)
             if not (given is None or callable(given) or isinstance(given, Recipe)):

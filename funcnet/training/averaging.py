@@ -5,9 +5,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from funcnet import errors
+from funcnet import errors, tree
+from funcnet.training.scaling import was_skipped
 from funcnet.types import Params, TrainState
 
 
@@ -60,14 +62,19 @@ def ema(
         >>> float(params), round(float(opt_state.average), 4)  # (0.5 * 1 + 1 * 2) / 1.5
         (2.0, 1.6667)
     """
-    if isinstance(decay, int | float) and not 0 <= decay < 1:
-        raise ValueError(
-            f"`ema`: decay must lie in 0 .. 1, got {decay!r}. "
-            "It is the share that stays: 0.999, say."
-        )
+    words = (
+        f"`ema`: decay must lie in 0 .. 1, got {decay!r}. It is the share that stays: 0.999, say."
+    )
+    if not isinstance(decay, int | float | np.number | jax.Array):
+        raise TypeError(words)
+    if not isinstance(decay, jax.Array) and not 0 <= decay < 1:
+        raise ValueError(words)
+
+    new = jnp.float32(1 - decay)
 
     def rate(t: jax.Array) -> jax.Array:
-        return (1 - decay) / (1 - jnp.power(jnp.float32(decay), t))
+        whole = -jnp.expm1(t * jnp.log1p(-new))  # 1 - decay**t, exact where decay is near 1
+        return jnp.where(t == 1, 1.0, new / whole)
 
     return averaging("ema", optimizer, rate)
 
@@ -139,8 +146,9 @@ def averaging(
             )
         updates, memory = inner.update(updates, state.inner, params, **extra)
         new = optax.apply_updates(params, updates)
-        taken = state.taken + 1
-        share = rate(taken)
+        moved = jnp.logical_not(was_skipped(memory))
+        taken = state.taken + moved
+        share = jnp.where(moved, rate(jnp.maximum(taken, 1)), 0)
         average = jax.tree.map(
             lambda a, p: a + share.astype(a.dtype) * (widened(p) - a), state.average, new
         )
@@ -154,6 +162,11 @@ def evaluated_params(state: TrainState) -> Params:
     found = find(state.opt_state)
     if found is None:
         return state.params
+    if tree.paths(found.average).keys() != tree.paths(state.params).keys():
+        raise ValueError(
+            "`ema`, `swa`: the average must be of all params to evaluate with, got one of some. "
+            "Put it around the whole optimizer: `fn.ema(optax.partition(...))`."
+        )
     return jax.tree.map(lambda a, p: a.astype(p.dtype), found.average, state.params)
 
 

@@ -93,6 +93,7 @@ def objective(
         True
     """
     check(loss, weights, class_weights, ignore)
+    check_numbers(label_smoothing, l1, l2, mix)
     smooth = {} if is_zero(label_smoothing) else {"alpha": label_smoothing}
 
     def in_training(one: Loss) -> Loss:
@@ -137,6 +138,7 @@ def objective(
             }
             whole: Any = sum(w for _, w in next(iter(parts.values())))
             for name, total in totals.items() if isinstance(loss, Mapping) else ():
+                check_free(f"{name}_loss", metrics)
                 found[f"{name}_loss"] = jax.lax.stop_gradient(total / jnp.where(whole, whole, 1))
             factors = weights or {}
             total = sum((factors.get(name, 1.0) * each for name, each in totals.items()), 0.0)
@@ -167,13 +169,8 @@ def sums(
         each = per_example(value, y_pred, y)
         counted = jnp.ones_like(each)
     else:
-        at = at if class_weights is None else at * jnp.asarray(class_weights, jnp.float32)[y]
-        if at.shape != value.shape:
-            raise ValueError(
-                "`objective`: class_weights and ignore need integer labels, one for each value of "
-                f"the loss, got y {errors.describe(tree.spec(y))} and values "
-                f"{errors.describe(value)}."
-            )
+        check_whole_labels(y, value)
+        at = at if class_weights is None else at * of_class(class_weights, y_pred, y)
         each = per_example(jnp.where(at == 0, 0, at * value), y_pred, y)
         counted = per_example(at, y_pred, y)
     counted = counted * share
@@ -181,6 +178,30 @@ def sums(
         counted = counted * weight
     by = jnp.broadcast_to(jnp.asarray(share if weight is None else share * weight), each.shape)
     return jnp.where(by == 0, 0, by * each).sum(), counted.sum()
+
+
+def check_whole_labels(y: Any, value: jax.Array) -> None:
+    """Raises unless `y` is integers or bools, one for each value of a loss."""
+    floats = jnp.issubdtype(jnp.result_type(y), jnp.inexact)
+    if floats or jnp.shape(y) != value.shape:
+        raise (TypeError if floats else ValueError)(
+            "`objective`: class_weights and ignore need integer labels, one for each value of the "
+            f"loss, got y {errors.describe(tree.spec(y))} and values {errors.describe(value)}. "
+            f"{'Say `y.astype(int)`.' if floats else 'Say `y.argmax(-1)` if y is one-hot.'}"
+        )
+
+
+def of_class(class_weights: Any, y_pred: Any, y: Any) -> jax.Array:
+    """The weight of each label; raises unless there is one for each class."""
+    weights = jnp.asarray(class_weights, jnp.float32)
+    scores, labels = jnp.shape(y_pred), jnp.shape(y)
+    classes = 2 if scores == labels else scores[-1] if scores else 0
+    if weights.shape != (classes,):
+        raise ValueError(
+            f"`objective`: class_weights must have one number for each of {classes} classes, "
+            f"got {errors.describe(weights)}."
+        )
+    return weights[jnp.asarray(y, jnp.int32)]
 
 
 def smoothed(loss: Loss, alpha: Any) -> Loss:
@@ -247,6 +268,15 @@ def of(value: Any, name: str) -> Any:
     return value[name]
 
 
+def check_free(name: str, metrics: Mapping[str, Metric]) -> None:
+    """Raises where a metric has the name under which a loss is reported."""
+    if name in metrics:
+        raise ValueError(
+            f"`objective`: no metric can be named {name!r}, under which a loss is reported. "
+            "Give it another name."
+        )
+
+
 def required(key: jax.Array | None) -> jax.Array:
     """The key, without which nothing can be mixed."""
     if key is None:
@@ -268,6 +298,17 @@ def check(loss: Any, weights: Any, class_weights: Any, ignore: Any) -> None:
                 f"`objective`: {name} must be a function loss(y_pred, y), got {one!r}. "
                 "Take one of `optax.losses`, `optax.losses.squared_error` say."
             )
+    if not isinstance(weights, Mapping | None):
+        raise TypeError(
+            "`objective`: weights must be a dict from the names of losses to numbers, got "
+            f"{errors.describe(weights)}. Weights of examples come with the data, "
+            "`(x, y, weight)`."
+        )
+    if isinstance(class_weights, Mapping | str):
+        raise TypeError(
+            "`objective`: class_weights must be an array, one number for each class, got "
+            f"{class_weights!r}. Say `jnp.array([1.0, 5.0])`."
+        )
     if weights is not None:
         unknown = sorted(set(weights) - set(many)) if isinstance(loss, Mapping) else sorted(weights)
         if unknown:
@@ -282,3 +323,25 @@ def check(loss: Any, weights: Any, class_weights: Any, ignore: Any) -> None:
         )
     if isinstance(ignore, bool) or not isinstance(ignore, int | np.integer | None):
         raise TypeError(f"`objective`: ignore must be a whole number or None, got {ignore!r}.")
+
+
+def check_numbers(label_smoothing: Any, l1: Any, l2: Any, mix: Any) -> None:
+    """Raises unless strengths are numbers or arrays that make sense, and `mix` is a function."""
+    strengths = {"label_smoothing": label_smoothing}
+    for name, given in (("l1", l1), ("l2", l2)):
+        by_path = given if isinstance(given, Mapping) else {"": given}
+        strengths |= {f"{name}{path and f' of {path!r}'}": each for path, each in by_path.items()}
+    for name, value in strengths.items():
+        if value is None and name != "label_smoothing":
+            continue
+        most = 1 if name == "label_smoothing" else np.inf
+        words = f"`objective`: {name} must be a number {'in 0 .. 1' if most == 1 else '>= 0'}"
+        if not isinstance(value, int | float | np.number | jax.Array):
+            raise TypeError(f"{words}, got {value!r}.")
+        if not isinstance(value, jax.Array) and not 0 <= value <= most:
+            raise ValueError(f"{words}, got {value!r}.")
+    if not (mix is None or callable(mix)):
+        raise TypeError(
+            f"`objective`: mix must be a function (key, x) -> (x, partner, share), got {mix!r}. "
+            "Say `fn.augmentation.mixup(0.2)`."
+        )

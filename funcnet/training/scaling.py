@@ -4,9 +4,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from funcnet import errors
+from funcnet import errors, tree
 from funcnet.types import Params
 
 
@@ -16,11 +17,13 @@ class LossScale(NamedTuple):
     Attributes:
         scale: float32[], what the next loss is multiplied by.
         good: int32[], updates since the scale last changed.
+        skipped: bool[], whether the last update was skipped.
         inner: the memory of the optimizer itself.
     """
 
     scale: jax.Array
     good: jax.Array
+    skipped: jax.Array
     inner: optax.OptState
 
 
@@ -68,15 +71,17 @@ def loss_scaling(
             f"got {errors.describe(optimizer)}. Call its factory, `optax.adam(1e-3)` say."
         )
     errors.positive("loss_scaling", period=period)
-    if initial <= 0 or factor <= 1:
+    numbers = all(isinstance(each, int | float | np.number) for each in (initial, factor))
+    if not numbers or not (0 < initial < np.inf and 1 < factor < np.inf):
         raise ValueError(
-            "`loss_scaling`: initial must be positive and factor above 1, "
+            "`loss_scaling`: initial must be a positive number and factor one above 1, "
             f"got initial={initial!r} and factor={factor!r}."
         )
     inner = optax.with_extra_args_support(optimizer)
 
     def init(params: Params) -> LossScale:
-        return LossScale(jnp.float32(initial), jnp.zeros((), jnp.int32), inner.init(params))
+        good, skipped = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
+        return LossScale(jnp.float32(initial), good, skipped, inner.init(params))
 
     def update(
         grads: Any, state: LossScale, params: Params | None = None, **extra: Any
@@ -85,12 +90,15 @@ def loss_scaling(
             updates, memory = inner.update(grads, state.inner, params, **extra)
             due = state.good + 1 >= period
             scale = jnp.where(due, state.scale * factor, state.scale)
-            return updates, LossScale(scale, jnp.where(due, 0, state.good + 1), memory)
+            good = jnp.where(due, 0, state.good + 1)
+            after = LossScale(scale, good, jnp.zeros((), bool), tree.alike(state.inner, memory))
+            return tree.alike(grads, updates), after
 
         def skipped() -> tuple[Any, LossScale]:
             smaller = jnp.maximum(state.scale / factor, 1.0)
             nothing = jax.tree.map(jnp.zeros_like, grads)
-            return nothing, LossScale(smaller, jnp.zeros_like(state.good), state.inner)
+            none = jnp.zeros_like(state.good)
+            return nothing, LossScale(smaller, none, jnp.ones((), bool), state.inner)
 
         finite = jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(grads)]).all()
         result: tuple[Any, LossScale] = jax.lax.cond(finite, taken, skipped)
@@ -101,5 +109,17 @@ def loss_scaling(
 
 def loss_scale(opt_state: optax.OptState) -> jax.Array | None:
     """What the loss is to be multiplied by, or None if the optimizer does not scale it."""
+    found = find(opt_state)
+    return None if found is None else found.scale
+
+
+def was_skipped(opt_state: optax.OptState) -> jax.Array | bool:
+    """Whether the last update was skipped for its overflow."""
+    found = find(opt_state)
+    return False if found is None else found.skipped
+
+
+def find(opt_state: optax.OptState) -> LossScale | None:
+    """The scale in an optimizer's memory, the first if there are several."""
     nodes = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, LossScale))
-    return next((node.scale for node in nodes if isinstance(node, LossScale)), None)
+    return next((node for node in nodes if isinstance(node, LossScale)), None)

@@ -76,7 +76,7 @@ def make_step(
             )
             check_updates(state.params, updates)
             new = optax.apply_updates(state.params, updates), at.model_state, opt_state
-            kept: tuple[Params, ModelState, optax.OptState] = alike(skipped(), new)
+            kept: tuple[Params, ModelState, optax.OptState] = tree.alike(skipped(), new)
             return kept
 
         def skipped() -> tuple[Params, ModelState, optax.OptState]:
@@ -180,7 +180,7 @@ def add_part(metrics: Mapping[str, Metric], carry: Descent, at: Descent) -> Desc
         value=carry.value + at.weight * at.value,
         weight=carry.weight + at.weight,
         grads=jax.tree.map(lambda a, g: a + at.weight * g.astype(a.dtype), carry.grads, at.grads),
-        model_state=alike(carry.model_state, at.model_state),
+        model_state=tree.alike(carry.model_state, at.model_state),
         found=merge(metrics, carry.found, at.found),
     )
 
@@ -270,11 +270,6 @@ def cut(batch: Batch, parts: int) -> Batch:
 def nonzero(weight: Any) -> Any:
     """A weight to divide by: 1 in place of 0."""
     return jnp.where(weight == 0, 1, weight) if isinstance(weight, jax.Array) else weight
-
-
-def alike(old: PyTree, new: PyTree) -> PyTree:
-    """`new` in the dtypes of `old`, so that a step never changes the type of the state."""
-    return jax.tree.map(lambda o, n: jax.lax.convert_element_type(n, o.dtype), old, new)
 
 
 def check_updates(params: Params, updates: PyTree) -> None:

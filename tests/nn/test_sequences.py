@@ -247,7 +247,86 @@ def test_a_recurrent_layer_equals_pytorch(name):
     chex.assert_trees_all_close(y, want, rtol=1e-4, atol=1e-5)
 
 
+def beyond(model, calls):
+    """Which of so many calls of one position, after `init` with three, give NaN."""
+    model, params, state = ready(model, X[:, :3])
+    found = []
+    for k in range(calls):
+        y, state = model.apply(params, state, X[:, k : k + 1])
+        found.append(bool(jnp.isnan(y).all()))
+    return found
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        fn.attention(2, decode=True),
+        fn.encoder_block(2, 8, decode=True),
+        fn.mixed_precision(fn.attention(2, decode=True)),
+    ],
+)
+def test_positions_beyond_the_cache_are_nan(model):
+    assert beyond(model, 5) == [False] * 3 + [True] * 2
+
+
+def test_a_model_in_bfloat16_decodes_as_it_reads():
+    whole, params, state = ready(fn.mixed_precision(fn.attention(2, causal=True)))
+    step = fn.mixed_precision(fn.attention(2, decode=True))
+    cache = step.init(KEY, X)[1]
+    want, got = output(whole, params, state), output(step, params, cache)
+    chex.assert_trees_all_close(got, want, atol=0.02)
+    after = step.apply(params, cache, X)[1]
+    chex.assert_trees_all_equal_dtypes(after, cache)
+
+
+def test_attention_drops_for_each_example_anew():
+    model, params, _ = ready(fn.attention(2, dropout=0.5))
+    same = jnp.broadcast_to(X[:1], X.shape)
+    y = model.apply(params, {}, same, key=KEY)[0]
+    assert not np.allclose(y[0], y[1])
+
+
 REFUSED = {
+    "more than the cache can hold": (
+        lambda: fn.attention(2, decode=True).apply(
+            *ready(fn.attention(2, decode=True), X[:, :3])[1:], X
+        ),
+        "`attention`: the cache holds 3 examples of 3 positions, as x had at `init`, got "
+        "float32[3, 6, 4]. Call `init` with an x of this batch, as long as all that is to come.",
+    ),
+    "a dropout above 1": (
+        lambda: fn.attention(2, dropout=1.5),
+        "`attention`: dropout must be a plain number in 0 .. 1, got 1.5.",
+    ),
+    "a dropout that is an array": (
+        lambda: fn.encoder_block(2, 8, dropout=jnp.float32(0.5)),
+        "`attention`: dropout must be a plain number in 0 .. 1, got Array(0.5, dtype=float32). "
+        "Put `fn.dropout(rate)` after it where the rate is an array.",
+    ),
+    "a mask of integers": (
+        lambda: ready(fn.attention(2), (X, MASK.astype(int))),
+        "`attention`: a mask must be bool, got (float32[3, 6, 4], int32[3, 6]). "
+        "Say `mask.astype(bool)`: True for what may be attended to.",
+    ),
+    "a mask of three heads of two": (
+        lambda: output(*ready(fn.attention(2)), (X, jnp.ones((3, 3, 6, 6), bool))),
+        "`attention`: mask must be bool[3, 6], bool[3, 6, 6] or bool[3, 2, 6, 6], "
+        "got bool[3, 3, 6, 6].",
+    ),
+    "another batch of a state": (
+        lambda: output(*ready(fn.lstm(5, decode=True)), X[:2]),
+        "`lstm`: x must be of the batch that `init` was given where decode=True, 3 examples, "
+        "got float32[2, 6, 4]. Call `init` with this batch.",
+    ),
+    "other channels": (
+        lambda: output(*ready(fn.gru(5)), X[..., :3]),
+        "`gru`: x must have 4 channels in its last axis, as at `init`, got float32[3, 6, 3]. "
+        "Give `init` an x of the same shape.",
+    ),
+    "a mask that is a list": (
+        lambda: ready(fn.rnn(5), (X[:1, :2], [[True, False]])),
+        "`rnn`: mask must be bool[1, 2], one for each step, got [[True, False]].",
+    ),
     "a direction misspelt": (
         lambda: fn.lstm(3, direction="backwards"),
         "`lstm`: direction must be one of 'forward', 'backward', 'both', got 'backwards'. "
@@ -274,8 +353,7 @@ REFUSED = {
     ),
     "an attention mask of another shape": (
         lambda: output(*ready(fn.attention(2), (X, MASK)), (X, MASK[:, :4])),
-        "`attention`: mask must be bool[3, 6], bool[3, 6, 6] or bool[3, 'heads', 6, 6], "
-        "got bool[3, 4].",
+        "`attention`: mask must be bool[3, 6], bool[3, 6, 6] or bool[3, 2, 6, 6], got bool[3, 4].",
     ),
     "keys of another batch": (
         lambda: ready(fn.attention(2), (X, X[:2])),

@@ -191,7 +191,65 @@ def test_mixed_precision_computes_in_bfloat16_alone():
     chex.assert_trees_all_equal_dtypes(grads, params)
 
 
+@pytest.mark.parametrize("model", [fn.sinusoidal_positions(), fn.learned_positions(5)])
+def test_positions_of_integers_are_floats(model):
+    x = jnp.ones((2, 5, 4), int)
+    params = some(model.init(KEY, x)[0])
+    floats = output(model, params, x.astype(float))
+    np.testing.assert_array_equal(output(model, params, x), floats)
+
+
+def test_integer_images():
+    x = (10 * jnp.arange(8, dtype=jnp.uint8)).reshape(1, 2, 4, 1)
+    model, params = ready(fn.conv_transpose(3, (3, 3)), x)
+    want = output(model, params, x.astype(float))
+    np.testing.assert_allclose(output(model, params, x), want, rtol=1e-6)
+    thin = output(fn.resize((2, 2)), {}, x + jnp.uint8(1))
+    wide = output(fn.resize((2, 2)), {}, x.astype(float) + 1)
+    np.testing.assert_array_equal(thin, jnp.round(wide))
+
+
+def test_reshape_of_nothing():
+    assert output(fn.reshape(-1, 6), {}, jnp.ones((0, 12))).shape == (0, 2, 6)
+    assert output(fn.reshape(np.int64(2), 6), {}, jnp.ones((1, 12))).shape == (1, 2, 6)
+
+
 REFUSED = {
+    "one length for resize": (
+        lambda: fn.resize(14),
+        "`resize`: spatial must be a length for each spatial axis, got 14. "
+        "Say `fn.resize((14, 14))`.",
+    ),
+    "a method misspelt": (
+        lambda: fn.upsample(2, method="linaer"),
+        "`upsample`: method must be one of 'nearest', 'linear', 'cubic', 'lanczos3', 'lanczos5', "
+        "got 'linaer'. Did you mean 'linear'?",
+    ),
+    "an axis by name": (
+        lambda: fn.permute("a", 1),
+        "`permute`: axes must name each axis after the batch once, counted from 1, got 'a', 1. "
+        "`fn.permute(2, 1)` swaps the two of (B, T, C).",
+    ),
+    "a dtype by nickname": (
+        lambda: fn.mixed_precision(fn.dense(2), "bf16"),
+        "`mixed_precision`: compute must be a floating dtype, got 'bf16'. Take `jnp.bfloat16` say.",
+    ),
+    "nothing to keep": (
+        lambda: fn.remat(fn.dense(2), keep=None),
+        "`remat`: keep must be one of 'nothing', 'dots', 'dots_without_batch', 'everything' or a "
+        "list of kinds of layers, got None.",
+    ),
+    "dropout of integers": (
+        lambda: fn.dropout(0.5).apply({}, {}, jnp.ones((2, 3), int), key=KEY),
+        "`dropout`: x must hold floats in training, got int32[2, 3]. "
+        "Convert it in a layer before, `lambda x: x / 255` say.",
+    ),
+    "augmentation of unequal parts": (
+        lambda: fn.augment(lambda key, x: x).apply(
+            {}, {}, (jnp.ones((2, 3)), jnp.ones((3, 3))), key=KEY
+        ),
+        "`augment`: all of x must hold as many examples, got (float32[2, 3], float32[3, 3]).",
+    ),
     "groups that do not divide": (
         lambda: ready(fn.group_norm(3)),
         "`group_norm`: groups must divide the channels, the last axis of x, got groups=3 and "

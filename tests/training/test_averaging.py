@@ -144,7 +144,62 @@ def test_scaling_and_averages_go_together_under_accumulation():
     chex.assert_trees_all_close(*results, rtol=1e-5)
 
 
+def test_an_average_leaves_out_updates_that_were_skipped():
+    optimizer = fn.ema(fn.loss_scaling(optax.sgd(1.0), initial=8.0), 0.5)
+    params = jnp.array(100.0)
+    state = optimizer.init(params)
+    seen = []
+    for gradient in (jnp.inf, jnp.inf, 1.0, jnp.inf, 1.0):
+        updates, state = optimizer.update(jnp.array(gradient), state, params)
+        params = params + updates
+        seen.append((float(params), round(float(state.average), 4)))
+    assert seen == [(100, 100), (100, 100), (99, 99), (99, 99), (98, 98.3333)]
+
+
+def test_the_first_average_is_exact_for_every_decay():
+    for decay in (0.0, 0.5, 0.99999, jnp.float32(0.99999)):
+        optimizer = fn.ema(optax.sgd(1.0), decay)
+        state = optimizer.init(jnp.array(1000.0))
+        for gradient, average in ((1000.0, 0.0), (-3.0, 3 / (1 + float(decay)))):
+            at = jnp.array(1000.0) if gradient > 0 else jnp.array(0.0)
+            state = optimizer.update(jnp.array(gradient), state, at)[1]
+            np.testing.assert_allclose(state.average, average, rtol=1e-5)
+
+
+def test_scaling_takes_an_optimizer_that_widens():
+    optimizer = fn.loss_scaling(optax.adamw(jnp.float32(1e-2)))
+    narrow = X.astype(jnp.bfloat16), Y.astype(jnp.bfloat16)
+    result = trainer(optimizer).fit(narrow, epochs=1, batch_size=8)
+    assert result.last.params["kernel"].dtype == jnp.bfloat16
+
+
 REFUSED = {
+    "decay of a wrong kind": (
+        lambda: fn.ema(optax.sgd(0.1), "0.9"),
+        "`ema`: decay must lie in 0 .. 1, got '0.9'. It is the share that stays: 0.999, say.",
+    ),
+    "decay 2 of numpy": (
+        lambda: fn.ema(optax.sgd(0.1), np.float32(2)),
+        "`ema`: decay must lie in 0 .. 1, got np.float32(2.0). "
+        "It is the share that stays: 0.999, say.",
+    ),
+    "an average of some params": (
+        lambda: fn.averaged(
+            trainer(
+                optax.partition(
+                    {"ema": fn.ema(optax.sgd(0.1)), "sgd": optax.sgd(0.1)},
+                    {"kernel": "ema", "bias": "sgd"},
+                )
+            ).init(jax.random.key(0), X)
+        ),
+        "`ema`, `swa`: the average must be of all params to evaluate with, got one of some. "
+        "Put it around the whole optimizer: `fn.ema(optax.partition(...))`.",
+    ),
+    "a first scale that is none": (
+        lambda: fn.loss_scaling(optax.sgd(0.1), initial=float("nan")),
+        "`loss_scaling`: initial must be a positive number and factor one above 1, "
+        "got initial=nan and factor=2.0.",
+    ),
     "decay 1": (
         lambda: fn.ema(optax.sgd(0.1), 1.0),
         "`ema`: decay must lie in 0 .. 1, got 1.0. It is the share that stays: 0.999, say.",
@@ -170,8 +225,8 @@ REFUSED = {
     ),
     "a factor of 1": (
         lambda: fn.loss_scaling(optax.sgd(0.1), factor=1.0),
-        "`loss_scaling`: initial must be positive and factor above 1, got initial=32768.0 and "
-        "factor=1.0.",
+        "`loss_scaling`: initial must be a positive number and factor one above 1, got "
+        "initial=32768.0 and factor=1.0.",
     ),
 }
 

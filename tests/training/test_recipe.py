@@ -214,7 +214,71 @@ def test_ctc_trains_on_unaligned_labels():
     assert losses[-1] < 0.1 * losses[0]
 
 
+def test_class_weights_of_binary_labels():
+    bce = optax.losses.sigmoid_binary_cross_entropy
+    model, weights = fn.sequential(fn.dense(1), fn.reshape()), jnp.array([1.0, 5.0])
+    params, _ = model.init(KEY, X)
+    losses, w = bce(model.apply(params, {}, X)[0], Y % 2), weights[Y % 2]
+    got = value(fn.objective(bce, class_weights=weights), (X, Y % 2), model, params)[0]
+    np.testing.assert_allclose(got, (w * losses).sum() / w.sum(), rtol=1e-5)
+
+
 REFUSED = {
+    "two class weights of three": (
+        lambda: value(fn.objective(CE, class_weights=[1.0, 5.0])),
+        "`objective`: class_weights must have one number for each of 3 classes, got float32[2].",
+    ),
+    "class weights by name": (
+        lambda: fn.objective(CE, class_weights={0: 1.0}),
+        "`objective`: class_weights must be an array, one number for each class, got {0: 1.0}. "
+        "Say `jnp.array([1.0, 5.0])`.",
+    ),
+    "class weights of float labels": (
+        lambda: value(
+            fn.objective(optax.losses.sigmoid_binary_cross_entropy, class_weights=[1.0, 2.0]),
+            (X, jnp.zeros((12, 3))),
+        ),
+        "`objective`: class_weights and ignore need integer labels, one for each value of the "
+        "loss, got y float32[12, 3] and values float32[12, 3]. Say `y.astype(int)`.",
+    ),
+    "weights of examples": (
+        lambda: fn.objective(CE, weights=[1.0]),
+        "`objective`: weights must be a dict from the names of losses to numbers, got [1.0]. "
+        "Weights of examples come with the data, `(x, y, weight)`.",
+    ),
+    "smoothing above 1": (
+        lambda: fn.objective(CE, label_smoothing=1.5),
+        "`objective`: label_smoothing must be a number in 0 .. 1, got 1.5.",
+    ),
+    "a negative penalty": (
+        lambda: fn.objective(CE, l2={"**/kernel": -1.0}),
+        "`objective`: l2 of '**/kernel' must be a number >= 0, got -1.0.",
+    ),
+    "a penalty that is none": (
+        lambda: fn.objective(CE, l1="1e-4"),
+        "`objective`: l1 must be a number >= 0, got '1e-4'.",
+    ),
+    "a mixture that is none": (
+        lambda: fn.objective(CE, mix=0.2),
+        "`objective`: mix must be a function (key, x) -> (x, partner, share), got 0.2. "
+        "Say `fn.augmentation.mixup(0.2)`.",
+    ),
+    "a metric named as a loss": (
+        lambda: value(
+            fn.objective({"a": CE}),
+            (X, {"a": Y}),
+            fn.branches(a=MODEL),
+            {"a": PARAMS},
+            metrics={"a_loss": fn.metrics.of(fn.metrics.accuracy(), lambda p, y: (p["a"], y["a"]))},
+        ),
+        "`objective`: no metric can be named 'a_loss', under which a loss is reported. "
+        "Give it another name.",
+    ),
+    "an objective as a loss": (
+        lambda: fn.Trainer(MODEL, loss=fn.objective(CE), optimizer=optax.sgd(0.1)),
+        "`Trainer`: loss must be a function, got what `fn.objective` made. "
+        "Give it as `objective=fn.objective(...)`.",
+    ),
     "ignore of several losses": (
         lambda: fn.objective({"a": CE}, ignore=-1),
         "`objective`: class_weights and ignore go with one loss, got a dict of them. Weigh the "
@@ -241,7 +305,7 @@ REFUSED = {
             (X, jnp.zeros((12, 3), int)),
         ),
         "`objective`: class_weights and ignore need integer labels, one for each value of the "
-        "loss, got y int32[12, 3] and values float32[12].",
+        "loss, got y int32[12, 3] and values float32[12]. Say `y.argmax(-1)` if y is one-hot.",
     ),
     "weights by another name": (
         lambda: fn.objective({"label": CE}, weights={"labels": 1.0}),

@@ -15,10 +15,9 @@ def from_linen(module: Any) -> Model:
     flag = training_flag("a Linen module", f"{name}.__call__", parameters(type(module).__call__))
 
     def init(key: jax.Array, x: Any) -> tuple[Params, ModelState]:
-        variables = dict(module.lazy_init(key, *arguments(x), **flags(flag, False)))
+        variables = dict(start(module, key, arguments(x), flags(flag, False)))
         params = variables.pop("params", {})
-        variables.pop("intermediates", None)
-        return params, variables
+        return params, {name: held for name, held in variables.items() if not is_sown(held)}
 
     def apply(
         params: Params,
@@ -37,3 +36,22 @@ def from_linen(module: Any) -> Model:
         return y, (new_state if on else model_state)
 
     return named(name, Model(init, apply))
+
+
+def start(module: Any, key: jax.Array, given: tuple[Any, ...], settings: dict[str, Any]) -> Any:
+    """The variables of a module, for arrays or for `jax.ShapeDtypeStruct`s alone."""
+    from flax.core import DenyList
+    from flax.errors import LazyInitError
+
+    try:
+        return module.lazy_init(key, *given, **settings)
+    except LazyInitError:  # what a module sows depends on x, which may have no numbers yet
+        shapes = jax.eval_shape(lambda *given: module.init(key, *given, **settings), *given)
+        sown = [name for name, held in shapes.items() if is_sown(held)]
+        return module.lazy_init(key, *given, **settings, mutable=DenyList(sown))
+
+
+def is_sown(collection: Any) -> bool:
+    """Whether a collection holds only what `module.sow` put there: tuples that grow by the call."""
+    nodes = jax.tree.leaves(collection, is_leaf=lambda node: isinstance(node, tuple))
+    return bool(nodes) and all(isinstance(node, tuple) for node in nodes)

@@ -71,6 +71,22 @@ class Sower(linen.Module):
         return y
 
 
+class Penalised(linen.Module):
+    @linen.compact
+    def __call__(self, x):
+        y = linen.Dense(3)(x)
+        self.sow("losses", "size", (y**2).mean())
+        return y
+
+
+@pytest.mark.parametrize("x", [X, jax.ShapeDtypeStruct(X.shape, X.dtype)], ids=["x", "its spec"])
+def test_what_is_sown_under_any_name_is_dropped(x):
+    model = fn.as_model(Penalised())
+    params, model_state = model.init(KEY, x)
+    assert model_state == {}
+    assert model.apply(params, {}, X, training=True)[1] == {}
+
+
 def test_collections_are_model_state_and_what_is_sown_is_dropped():
     model = fn.as_model(Sower())
     params, model_state = model.init(KEY, X)
