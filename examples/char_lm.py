@@ -71,7 +71,7 @@ def transformer(vocabulary, *, width=192, heads=6, depth=4, dropout=0.1, decode=
     )
 
 
-def lstm(vocabulary, *, width=256, dropout=0.1, decode=False):
+def lstm(vocabulary, *, width=384, dropout=0.25, decode=False):
     return fn.sequential(
         embed=fn.embedding(vocabulary, 64),
         first=fn.lstm(width, decode=decode),
@@ -83,7 +83,7 @@ def lstm(vocabulary, *, width=256, dropout=0.1, decode=False):
 
 
 MODELS = {"lstm": lstm, "transformer": transformer}
-READS = {"lstm": 1024, "transformer": LENGTH}  # characters at once, in the test
+READS = {"lstm": 4096, "transformer": LENGTH}  # characters at once, in the test
 
 
 def make_trainer(model, steps):

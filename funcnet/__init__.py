@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from funcnet import data, metrics, nn, stopping, training, tree, types
+from funcnet import autodiff, data, metrics, nn, stopping, training, tree, types
 from funcnet.data import augmentation
 from funcnet.nn import (
     as_model,
@@ -56,11 +56,12 @@ from funcnet.training import averaged, ema, loss_scaling, objective, swa, unpack
 from funcnet.types import Model, TrainState
 
 if TYPE_CHECKING:
-    from funcnet.inspect import plot, plot_confusion, summary
+    from funcnet.inspect import graph, plot, plot_confusion, summary
 
 __version__ = "0.1.0"
 
 LAZY = {
+    "graph": "funcnet.inspect",
     "plot": "funcnet.inspect",
     "plot_confusion": "funcnet.inspect",
     "summary": "funcnet.inspect",
@@ -80,6 +81,7 @@ __all__ = [
     "attention",
     "augment",
     "augmentation",
+    "autodiff",
     "averaged",
     "avg_pool",
     "batch_norm",
@@ -98,6 +100,7 @@ __all__ = [
     "gaussian_noise",
     "global_avg_pool",
     "global_max_pool",
+    "graph",
     "group_norm",
     "gru",
     "instance_norm",

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -52,6 +53,54 @@ def select(function: str, tree: PyTree, pattern: str) -> dict[str, Any]:
             f"The paths are {', '.join(by_path)}."
         )
     return found
+
+
+def partition(tree: PyTree, chosen: Callable[[str, Any], bool]) -> tuple[PyTree, PyTree]:
+    """`tree` twice: with None in place of the leaves not chosen, and in place of those chosen.
+
+    None is a tree without leaves, so that each half holds only its own. `combine` is the inverse.
+
+    Args:
+        tree: the tree.
+        chosen: `chosen(path, leaf)`, with paths as of `paths`.
+
+    Example:
+        >>> partition({"a": 1, "b": 2.5}, lambda path, leaf: path == "b")
+        ({'a': None, 'b': 2.5}, {'a': 1, 'b': None})
+    """
+
+    def half(kept: bool) -> PyTree:
+        def leaf_or_none(path: Any, leaf: Any) -> Any:
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            return leaf if bool(chosen(name, leaf)) == kept else None
+
+        return jax.tree_util.tree_map_with_path(leaf_or_none, tree)
+
+    return half(True), half(False)
+
+
+def combine(first: PyTree, second: PyTree) -> PyTree:
+    """The tree of which `partition` made the two halves.
+
+    Example:
+        >>> combine({"a": None, "b": 2.5}, {"a": 1, "b": None})
+        {'a': 1, 'b': 2.5}
+    """
+
+    def either(one: Any, other: Any) -> Any:
+        return other if one is None else one
+
+    return jax.tree.map(either, first, second, is_leaf=lambda leaf: leaf is None)
+
+
+def is_float(leaf: Any) -> bool:
+    """Whether a leaf can be differentiated: an array or a number of real floats.
+
+    Example:
+        >>> is_float(1.0), is_float(1), is_float(jnp.ones(2, jnp.bfloat16)), is_float(1j)
+        (True, False, True, False)
+    """
+    return bool(jnp.issubdtype(jnp.result_type(leaf), jnp.floating))
 
 
 def spec(tree: PyTree) -> PyTree:

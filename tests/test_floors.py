@@ -12,6 +12,8 @@ FLOORS = {
     "types": 0,
     "tree": 1,
     "errors": 2,
+    "policies": 0,
+    "autodiff": 3,
     "nn": 3,
     "metrics": 3,
     "stopping": 3,

@@ -6,9 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from funcnet import errors
 from funcnet.nn.combinators import Layer, lift
 from funcnet.nn.model import named
+from funcnet.policies import policy
 from funcnet.types import Model, ModelState, Params, PyTree
 
 
@@ -84,15 +84,6 @@ def cast(tree: PyTree, dtype: Any) -> PyTree:
     return jax.tree.map(of_leaf, tree)
 
 
-POLICIES = {
-    "nothing": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_saveable,
-    "dots_without_batch": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    "everything": jax.checkpoint_policies.everything_saveable,
-}
-"""What is kept of the forward pass, by name."""
-
-
 def remat(layer: Layer, keep: str | Sequence[str] = "nothing") -> Model:
     """Computes a layer a second time for its gradient, in place of keeping what it computed.
 
@@ -109,7 +100,7 @@ def remat(layer: Layer, keep: str | Sequence[str] = "nothing") -> Model:
         The model; its trees are those of `layer`.
 
     Raises:
-        ValueError: `keep` is no such name.
+        TypeError, ValueError: `keep` is neither.
 
     Source:
         Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016; `jax.checkpoint`.
@@ -122,20 +113,7 @@ def remat(layer: Layer, keep: str | Sequence[str] = "nothing") -> Model:
         (8, 3)
     """
     inner = lift("remat", layer)
-    if isinstance(keep, str):
-        if keep not in POLICIES:
-            raise ValueError(
-                f"`remat`: keep must be one of {', '.join(map(repr, POLICIES))} or a list of kinds "
-                f"of layers, got {keep!r}. {errors.did_you_mean(keep, POLICIES)}"
-            )
-        policy = POLICIES[keep]
-    elif not (isinstance(keep, Sequence) and all(isinstance(name, str) for name in keep)):
-        raise TypeError(
-            f"`remat`: keep must be one of {', '.join(map(repr, POLICIES))} or a list of kinds of "
-            f"layers, got {keep!r}."
-        )
-    else:
-        policy = jax.checkpoint_policies.save_only_these_names(*keep)
+    kept = policy(keep, "kinds of layers")
 
     def init(key: jax.Array, x: Any) -> tuple[Params, ModelState]:
         return inner.init(key, x)
@@ -153,7 +131,7 @@ def remat(layer: Layer, keep: str | Sequence[str] = "nothing") -> Model:
         ) -> tuple[Any, ModelState]:
             return inner.apply(params, model_state, x, key=key, training=training)
 
-        saving = jax.checkpoint(again, policy=policy)
+        saving = jax.checkpoint(again, policy=kept)
         result: tuple[Any, ModelState] = saving(params, model_state, x, key)
         return result
 

@@ -296,7 +296,7 @@ REFUSED = {
     "a policy misspelt": (
         lambda: fn.remat(fn.dense(2), "dot"),
         "`remat`: keep must be one of 'nothing', 'dots', 'dots_without_batch', 'everything' or a "
-        "list of kinds of layers, got 'dot'. Did you mean 'dots'?",
+        "list of kinds of layers, got 'dot'.",
     ),
     "an integer precision": (
         lambda: fn.mixed_precision(fn.dense(2), jnp.int8),

@@ -1,0 +1,225 @@
+"""Solvers of linear and nonlinear equations, over trees: plain ones, and those of other packages.
+
+They find solutions; what differentiates a solution is in `implicit`.
+"""
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from funcnet import tree
+from funcnet.autodiff.operators import LinearOperator
+from funcnet.autodiff.probes import vdot
+from funcnet.types import PyTree
+
+LinearSolver: TypeAlias = Callable[[LinearOperator, PyTree], PyTree]
+"""`solver(A, b) -> x` with `A @ x = b`, as nearly as it can."""
+
+Solver: TypeAlias = Callable[..., PyTree]
+"""`solver(f, x0, *args) -> x`."""
+
+
+def linear_solver_of(function: str, solver: Any, positive_definite: bool) -> LinearSolver:
+    """The linear solver meant: the default, a solver of lineax, or the function itself.
+
+    Raises:
+        TypeError: it is none of them.
+    """
+    if solver is None:
+        return conjugate_gradients if positive_definite else gmres
+    if _comes_from("lineax", solver):
+        return lambda A, b: _by_lineax(solver, A, b)  # noqa: N803  # as in A x = b
+    if not callable(solver):
+        raise TypeError(
+            f"`{function}`: a linear solver must be a function `solver(A, b) -> x`, or a solver of "
+            f"lineax (`pip install lineax`), got {solver!r}."
+        )
+    return solver  # type: ignore[no-any-return]  # what it gives is checked at the call
+
+
+def solver_of(function: str, solver: Any, default: Solver, task: str, steps: int) -> Solver:
+    """The solver meant: the default, a solver of optimistix, or the function itself.
+
+    Args:
+        function: the public function that asks.
+        solver: what its caller handed over, or None.
+        default: what None means.
+        task: the function of optimistix that does the same, such as `root_find`.
+        steps: how many a solver of optimistix may take.
+
+    Raises:
+        TypeError: it is none of them.
+    """
+    if solver is None:
+        return default
+    if _comes_from("optimistix", solver):
+        return lambda f, x0, *args: _by_optimistix(solver, task, steps, f, x0, args)
+    if not callable(solver):
+        raise TypeError(
+            f"`{function}`: solver must be a function `solver(f, x0, *args) -> x`, or a solver of "
+            f"optimistix (`pip install optimistix`), got {solver!r}."
+        )
+    return solver  # type: ignore[no-any-return]  # what it gives is checked at the call
+
+
+FEW = 32
+"""Unknowns up to which a system is solved by its matrix: GMRES would hold as many numbers."""
+
+
+def gmres(A: LinearOperator, b: PyTree) -> PyTree:  # noqa: N803  # as in A x = b
+    """`x` with `A @ x = b` for any square A, by GMRES restarted after 32 products, 10 times.
+
+    A system of no more unknowns is solved by its matrix.
+
+    Source:
+        Saad and Schultz, "GMRES: a generalized minimal residual algorithm", 1986.
+    """
+
+    def solve(mv: Callable[[jax.Array], jax.Array], flat: jax.Array) -> jax.Array:
+        x, _ = jax.scipy.sparse.linalg.gmres(
+            mv,
+            flat,
+            tol=fine(b),
+            restart=FEW,
+            maxiter=10,
+            solve_method="incremental",  # the other forms normal equations: half of the digits
+        )
+        return x  # type: ignore[no-any-return]
+
+    return _flat(solve, A, b)
+
+
+def conjugate_gradients(A: LinearOperator, b: PyTree) -> PyTree:  # noqa: N803  # as in A x = b
+    """`x` with `A @ x = b` for A symmetric and positive definite, by at most 1000 products.
+
+    A system of no more than 32 unknowns is solved by its matrix.
+
+    Source:
+        Hestenes and Stiefel, "Methods of conjugate gradients for solving linear systems", 1952.
+    """
+
+    def solve(mv: Callable[[jax.Array], jax.Array], flat: jax.Array) -> jax.Array:
+        products = min(10 * flat.size, 1000)
+        x, _ = jax.scipy.sparse.linalg.cg(mv, flat, tol=fine(b), maxiter=products)
+        return x  # type: ignore[no-any-return]
+
+    return _flat(solve, A, b)
+
+
+def newton_step(
+    solver: LinearSolver, symmetric: bool = False
+) -> Callable[[Callable[[PyTree], PyTree], PyTree], tuple[PyTree, PyTree]]:
+    """Newton's step for `F(x) = 0`: `step(F, x) -> (d, F(x))` with `∂F/∂x d = -F(x)`."""
+
+    def step(F: Callable[[PyTree], PyTree], x: PyTree) -> tuple[PyTree, PyTree]:  # noqa: N803
+        residual, jacobian = jax.linearize(F, x)
+        operator = LinearOperator(jacobian, tree.spec(x), tree.spec(residual), symmetric)
+        return solver(operator, jax.tree.map(jnp.negative, residual)), residual
+
+    return step
+
+
+def descend(
+    direction: Callable[[PyTree], PyTree],
+    merit: Callable[[PyTree], jax.Array],
+    x0: PyTree,
+    steps: int,
+) -> PyTree:
+    """`x ← x + t direction(x)` until it moves no more, with t halved from 1 until merit falls."""
+    slack, least = 4 * epsilon(x0), 2.0**-20
+
+    def halved(x: PyTree, d: PyTree) -> tuple[PyTree, jax.Array]:
+        most = merit(x) + slack * jnp.abs(merit(x))
+
+        def too_far(t: jax.Array) -> jax.Array:
+            return (t > least) & ~(merit(_ahead(x, t, d)) <= most)
+
+        t = jax.lax.while_loop(too_far, lambda t: t / 2, jnp.float32(1.0))
+        return _ahead(x, t, d), t * norm(d)
+
+    def body(carry: tuple[PyTree, jax.Array, jax.Array]) -> tuple[PyTree, jax.Array, jax.Array]:
+        x, moved = halved(carry[0], direction(carry[0]))
+        return x, moved > fine(x0) * norm(x), carry[2] + 1
+
+    return _repeat(body, x0, steps)
+
+
+def iterate(f: Callable[[PyTree], PyTree], x0: PyTree, steps: int) -> PyTree:
+    """`x ← f(x)` until it moves no more."""
+
+    def body(carry: tuple[PyTree, jax.Array, jax.Array]) -> tuple[PyTree, jax.Array, jax.Array]:
+        x = f(carry[0])
+        return x, norm(difference(x, carry[0])) > fine(x0) * norm(x), carry[2] + 1
+
+    return _repeat(body, x0, steps)
+
+
+def norm(x: PyTree) -> jax.Array:
+    """The Euclidean norm of a tree, float32[] at least."""
+    return jnp.sqrt(vdot(x, x))
+
+
+def difference(x: PyTree, y: PyTree) -> PyTree:
+    """`x - y`."""
+    return jax.tree.map(jnp.subtract, x, y)
+
+
+def epsilon(x: PyTree) -> float:
+    """The machine epsilon of the coarsest leaf."""
+    finfo: Any = jnp.finfo
+    return max(float(finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(x))
+
+
+def fine(x: PyTree) -> float:
+    """Where a solver may stop: three quarters of the digits, 6e-6 in float32."""
+    return float(epsilon(x) ** 0.75)
+
+
+def _ahead(x: PyTree, t: jax.Array, d: PyTree) -> PyTree:
+    return jax.tree.map(lambda a, b: a + t.astype(a.dtype) * b, x, d)
+
+
+def _repeat(body: Callable[[Any], Any], x0: PyTree, steps: int) -> PyTree:
+    """Runs a body over (x, whether to go on, steps taken); a comparison with NaN ends it."""
+    start = (x0, jnp.bool_(True), jnp.int32(0))
+    return jax.lax.while_loop(lambda carry: carry[1] & (carry[2] < steps), body, start)[0]
+
+
+def _flat(solve: Callable[..., jax.Array], A: LinearOperator, b: PyTree) -> PyTree:  # noqa: N803
+    """Solves over one vector, in float32 at least, whatever the dtypes of the leaves."""
+    flat, unravel = ravel_pytree(b)
+    wide = jnp.promote_types(flat.dtype, jnp.float32)
+
+    def mv(v: jax.Array) -> jax.Array:
+        product: jax.Array = ravel_pytree(A.mv(unravel(v.astype(flat.dtype))))[0]
+        return product.astype(wide)
+
+    if flat.size <= FEW:
+        matrix = jax.vmap(mv, out_axes=1)(jnp.eye(flat.size, dtype=wide))
+        return unravel(jnp.linalg.solve(matrix, flat.astype(wide)).astype(flat.dtype))
+    return unravel(solve(mv, flat.astype(wide)).astype(flat.dtype))
+
+
+def _comes_from(package: str, solver: Any) -> bool:
+    """Whether a solver's class, or one that it derives from, is a package's: nothing is imported.
+
+    A function of the package is not meant, only an instance of its classes.
+    """
+    return any(kind.__module__.split(".")[0] == package for kind in type(solver).__mro__)
+
+
+def _by_lineax(solver: Any, A: LinearOperator, b: PyTree) -> PyTree:  # noqa: N803
+    solve = import_module("lineax").linear_solve
+    return solve(A.to_lineax(), b, solver, throw=False).value
+
+
+def _by_optimistix(
+    solver: Any, task: str, steps: int, f: Callable[..., Any], x0: PyTree, args: tuple[Any, ...]
+) -> PyTree:
+    run = getattr(import_module("optimistix"), task)
+    found = run(lambda x, args: f(x, *args), solver, x0, args, max_steps=steps, throw=False)
+    return found.value

@@ -1,0 +1,187 @@
+"""Computation graphs in the language of Graphviz, and as SVG."""
+
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+from funcnet import errors
+from funcnet.inspect.layout import Place, layout
+
+COLOURS = {
+    "input": "#dfe7f2",
+    "constant": "#ececec",
+    "output": "#c9d8ee",
+    "layer": "#fde2c4",
+    "matmul": "#f8c48f",
+    "elementwise": "#d9ecd0",
+    "reduction": "#f6d5dc",
+    "movement": "#f3f1e4",
+    "random": "#e6d9f2",
+    "control": "#fff0a8",
+    "call": "#d5eeee",
+    "other": "#ffffff",
+}
+"""The fill of a node by its kind, in the order of the legend."""
+
+ROUND = ("input", "output", "constant")
+CHARACTER, HIGH, ROW = 6.7, 36.0, 66.0
+"""Width of a letter, height of a node, distance of two layers, in pixels."""
+
+STYLE = """\
+text { font: 11px Helvetica, Arial, sans-serif; fill: #222; text-anchor: middle }
+.small { font-size: 9px; fill: #666 }
+.legend { text-anchor: start; font-size: 10px }
+.node rect { stroke: #7a7a7a }
+.back rect { stroke-dasharray: 4 2 }
+.edge { fill: none; stroke: #9a9a9a; stroke-width: 1.1 }
+.edge:hover, .node:hover rect { stroke: #d2691e; stroke-width: 2 }"""
+
+TIP = (
+    '<marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" '
+    'orient="auto"><path d="M0,1 L8,4 L0,7 z" fill="#888"/></marker>'
+)
+
+
+def dot(nodes: Sequence[Any], edges: Sequence[Any]) -> str:
+    """The graph in the language of Graphviz: `dot -Tpng` draws it."""
+    lines = ["digraph {", '  node [style="filled,rounded" shape=box fontname="Helvetica"];']
+    for node in nodes:
+        words = quoted("\n".join(part for part in captions(node) if part))
+        style = ' style="filled,rounded,dashed"' if node.backward else ""
+        shape = " shape=ellipse" if node.kind in ROUND else ""
+        tip = quoted(tooltip(node))
+        fill = COLOURS[node.kind]
+        lines.append(
+            f'  {quoted(node.name)} [label={words} fillcolor="{fill}" tooltip={tip}{shape}{style}];'
+        )
+    for edge in edges:
+        words = quoted(errors.describe(edge.array))
+        lines.append(f"  {quoted(edge.source)} -> {quoted(edge.target)} [tooltip={words}];")
+    return "\n".join([*lines, "}"])
+
+
+def quoted(words: str) -> str:
+    r"""A string of the language.
+
+    Example:
+        >>> print(quoted('a "name"\nand more'))
+        "a \"name\"\nand more"
+    """
+    escaped = words.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'"{escaped}"'
+
+
+def captions(node: Any) -> tuple[str, str]:
+    """The two lines in a node: what it does, and what comes out."""
+    label = node.name if node.kind in ROUND else node.label
+    several = len(node.outputs) > 1
+    gives = f"{len(node.outputs)} arrays" if several else errors.describe(node.outputs[0])
+    return shortened(label), shortened(gives)
+
+
+def shortened(words: str, most: int = 34) -> str:
+    """Words that fit into a box.
+
+    Example:
+        >>> shortened("a long name", 8)
+        'a lo…ame'
+    """
+    half = (most - 1) // 2
+    return words if len(words) <= most else f"{words[: most - 1 - half]}…{words[-half:]}"
+
+
+def tooltip(node: Any) -> str:
+    """All that is known of a node."""
+    lines = [f"{node.name}: {node.label}" if node.label != node.name else node.name]
+    if node.scope:
+        lines.append(f"scope {node.scope}{', backward' if node.backward else ''}")
+    if node.inputs and node.kind != "output":
+        lines.append(f"of {', '.join(node.inputs)}")
+    lines.append(f"gives {', '.join(map(errors.describe, node.outputs))}")
+    if node.operations:
+        lines.append(f"{node.flops:,} FLOPs, {node.bytes:,} bytes read and written")
+    if node.operations > 1:
+        lines.append(f"{node.operations} operations")
+    return "\n".join(lines)
+
+
+def svg(nodes: Sequence[Any], edges: Sequence[Any]) -> str:
+    """The graph as a picture."""
+    widths = {n.name: CHARACTER * max(5, *map(len, captions(n))) + 16 for n in nodes}
+    pairs = list(dict.fromkeys((edge.source, edge.target) for edge in edges))
+    places, ways = layout(widths, pairs)
+    sides = [(p.x - widths[n] / 2, p.x + widths[n] / 2) for n, p in places.items()]
+    sides += [(p.x - 6, p.x + 6) for way in ways.values() for p in way]
+    shift = 14 - min((left for left, _ in sides), default=0.0)
+    right = max((right for _, right in sides), default=0.0) + shift
+    kinds = [kind for kind in COLOURS if any(node.kind == kind for node in nodes)]
+    backward = any(node.backward for node in nodes)
+    key, key_width = legend(kinds, backward)
+    width = max(right + 14, key_width)
+    height = 44 + ROW * (1 + max((place.layer for place in places.values()), default=0))
+    arrays: dict[tuple[str, str], list[str]] = {pair: [] for pair in pairs}
+    for edge in edges:
+        arrays[edge.source, edge.target].append(errors.describe(edge.array))
+    body = [line(way, shift, ", ".join(arrays[pair])) for pair, way in ways.items()]
+    body += [box(node, places[node.name], widths[node.name], shift) for node in nodes]
+    return "\n".join(
+        [
+            f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
+            f'viewBox="0 0 {width:.0f} {height:.0f}">',
+            f"<style>{STYLE}</style>",
+            f"<defs>{TIP}</defs>",
+            '<rect width="100%" height="100%" fill="white"/>',
+            *key,
+            *body,
+            "</svg>",
+        ]
+    )
+
+
+def legend(kinds: Sequence[str], backward: bool) -> tuple[list[str], float]:
+    """A row of boxes, one for each kind that occurs, and its width."""
+    lines, x = [], 14.0
+    for words in [*kinds, *(["backward"] if backward else [])]:
+        fill = COLOURS.get(words, "white")
+        dashes = ' stroke-dasharray="3 2"' if words == "backward" else ""
+        lines.append(
+            f'<rect x="{x:.0f}" y="10" width="12" height="12" rx="3" fill="{fill}" '
+            f'stroke="#7a7a7a"{dashes}/>'
+            f'<text class="legend" x="{x + 17:.0f}" y="20">{words}</text>'
+        )
+        x += 17 + CHARACTER * len(words) + 14
+    return lines, x
+
+
+def middle(place: Place) -> float:
+    """The height of a layer's middle."""
+    return 44 + ROW * place.layer + HIGH / 2
+
+
+def box(node: Any, place: Place, width: float, shift: float) -> str:
+    """A node."""
+    x, y = place.x + shift, middle(place)
+    above, below = captions(node)
+    style = "node back" if node.backward else "node"
+    corner = HIGH / 2 if node.kind in ROUND else 5
+    return (
+        f'<g class="{style}"><title>{escape(tooltip(node))}</title>'
+        f'<rect x="{x - width / 2:.1f}" y="{y - HIGH / 2:.1f}" width="{width:.1f}" '
+        f'height="{HIGH:.0f}" rx="{corner:.0f}" fill="{COLOURS[node.kind]}"/>'
+        f'<text x="{x:.1f}" y="{y - 3:.1f}">{escape(above)}</text>'
+        f'<text class="small" x="{x:.1f}" y="{y + 11:.1f}">{escape(below)}</text></g>'
+    )
+
+
+def line(way: Sequence[Place], shift: float, words: str) -> str:
+    """An edge: a smooth curve from the foot of one node to the head of the other."""
+    points = [(place.x + shift, middle(place)) for place in way]
+    (x, y), last = points[0], points[-1]
+    y += HIGH / 2
+    path = f"M{x:.1f},{y:.1f}"
+    for px, py in [*points[1:-1], (last[0], last[1] - HIGH / 2 - 1)]:
+        half = (y + py) / 2
+        path += f" C{x:.1f},{half:.1f} {px:.1f},{half:.1f} {px:.1f},{py:.1f}"
+        x, y = px, py
+    title = f"<title>{escape(words)}</title>"
+    return f'<path class="edge" d="{path}" marker-end="url(#tip)">{title}</path>'
