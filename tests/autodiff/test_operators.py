@@ -232,7 +232,7 @@ def test_without_lineax_there_are_words(monkeypatch):
     monkeypatch.setattr("funcnet.autodiff.operators.import_module", importing)
     with pytest.raises(ImportError) as found:
         example().to_lineax()
-    words = "`LinearOperator.to_lineax`: lineax must be installed. Run `pip install lineax`."
+    words = "`LinearOperator.to_lineax`: lineax must be installed. Run `pip install 'funcnet[solvers]'`."
     assert str(found.value) == words
 
 
