@@ -80,7 +80,8 @@ class LinearOperator:
             lineax = import_module("lineax")
         except ImportError as error:
             raise ImportError(
-                "`LinearOperator.to_lineax`: lineax must be installed. Run `pip install 'funcnet[solvers]'`."
+                "`LinearOperator.to_lineax`: lineax must be installed. "
+                "Run `pip install 'funcnet[solvers]'`."
             ) from error
         tags = {lineax.symmetric_tag} if self.symmetric else set()
         if self.positive_semidefinite:

@@ -232,8 +232,10 @@ def test_without_lineax_there_are_words(monkeypatch):
     monkeypatch.setattr("funcnet.autodiff.operators.import_module", importing)
     with pytest.raises(ImportError) as found:
         example().to_lineax()
-    words = "`LinearOperator.to_lineax`: lineax must be installed. Run `pip install 'funcnet[solvers]'`."
-    assert str(found.value) == words
+    assert str(found.value) == (
+        "`LinearOperator.to_lineax`: lineax must be installed. "
+        "Run `pip install 'funcnet[solvers]'`."
+    )
 
 
 def test_the_spec_of_a_function_is_that_of_its_output():
