@@ -1,6 +1,6 @@
 """Two networks against each other: one draws digits, the other tells them from real ones.
 
-    python examples/gan.py              two minutes on 2 cores; writes out/gan.png
+    python examples/gan.py              some minutes on 2 cores; writes out/gan.png
     python examples/gan.py --short      only to see that it runs
 
 Both train in one step with one objective. What each is to learn from is said with `stop_gradient`:

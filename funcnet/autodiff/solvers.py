@@ -138,7 +138,7 @@ def descend(
         def too_far(t: jax.Array) -> jax.Array:
             return (t > least) & ~(merit(_ahead(x, t, d)) <= most)
 
-        t = jax.lax.while_loop(too_far, lambda t: t / 2, jnp.float32(1.0))
+        t = jax.lax.while_loop(too_far, lambda t: t / 2, jnp.ones_like(norm(x)))
         return _ahead(x, t, d), t * norm(d)
 
     def body(carry: tuple[PyTree, jax.Array, jax.Array]) -> tuple[PyTree, jax.Array, jax.Array]:

@@ -25,7 +25,13 @@ class Case(NamedTuple):
     args: tuple[Any, ...]
 
 
-EXEMPT: dict[str, str] = {}
+EXEMPT = {
+    "autodiff/eigenvalues": "eigenvectors are constants to it: its first derivative alone is right",
+    "autodiff/straight_through": "its derivative is meant to be another function's",
+    "autodiff/reverse_gradient": "its derivative is meant to be the negative",
+    "autodiff/clip_gradient": "its derivative is meant to be clipped, and is of reverse mode only",
+    "autodiff/score_function": "its value is a mean of samples, its derivative that of expectation",
+}
 """Rows that the law spares, each with its reason."""
 
 LEFT_OUT = {
@@ -93,10 +99,91 @@ OBJECTIVES = {
     "l1, l2": objective(optax.losses.squared_error, TARGETS, l1=0.1, l2={"0/*": 0.2}),
 }
 
+IMAGE = (5, 4, 3)
+AUGMENTATIONS = {
+    "affine": fn.augmentation.affine(degrees=20, scale=(0.8, 1.2), shear=10, shift=1),
+    "crop": fn.augmentation.crop(1),
+    "flip": fn.augmentation.flip(),
+    "color": fn.augmentation.color(brightness=0.1, contrast=0.2, saturation=0.3, hue=0.1),
+    "noise": fn.augmentation.noise(0.1),
+    "cutout": fn.augmentation.cutout(2),
+    "mixup": lambda key, x: fn.augmentation.mixup(0.5)(key, x)[0],
+}
+
+
+def changed(f):
+    """An augmentation with a fixed key, as a function of its image."""
+
+    def make():
+        x = jax.random.uniform(jax.random.key(0), IMAGE)
+        return Case(lambda x: f(jax.random.key(1), x), (x,))
+
+    return make
+
+
+def bowl(x, a):
+    """A convex function of two numbers."""
+    return jnp.log(jnp.exp(x).sum() + jnp.exp(-a * x).sum()) + (x**2).sum()
+
+
+def square(x, a):
+    """Three outputs of two numbers."""
+    return jnp.array([x[0] ** 2 * x[1], jnp.sin(a * x[0]), x[1] ** 3])
+
+
+ad = fn.autodiff
+X, A = np.array([0.3, -0.6]), 0.7
+BATCH = np.array([[0.2, 0.4], [0.5, -0.3], [-0.1, 0.8]])
+
+
+def example_loss(x, example):
+    return jnp.tanh((x * example).sum()) ** 2 + (x**3).sum()
+
+
+DERIVATIVES = {
+    "value_and_grad": lambda x, a: ad.value_and_grad(bowl)(x, a),
+    "hvp": lambda x, a: ad.hvp(bowl, x, 2 * x, a),
+    "gauss_newton_vp": lambda x, a: ad.gauss_newton_vp(square, lambda y: (y**4).sum(), x, x, a),
+    "fisher_vp": lambda x, a: ad.fisher_vp(lambda x: square(x, a)[None], "categorical", x, x),
+    "jvps": lambda x, a: ad.jvps(square, x, jnp.stack([x, x**2]), a),
+    "vjps": lambda x, a: ad.vjps(square, x, jnp.ones((2, 3)), a),
+    "jacobian": lambda x, a: ad.jacobian(square, x, a),
+    "hessian": lambda x, a: ad.hessian(bowl, x, a),
+    "trace": lambda x, a: ad.trace(ad.hessian_operator(bowl, x, a)),
+    "eigenvalues": lambda x, a: (
+        ad.eigenpairs(ad.hessian_operator(bowl, x, a), 1, key=jax.random.key(0)).eigenvalues
+    ),
+    "laplacian": lambda x, a: ad.laplacian(bowl, x, a),
+    "per_example_norms": lambda x, a: ad.per_example_norms(example_loss, x, a * BATCH),
+    "gram": lambda x, a: ad.gram(example_loss, x, a * BATCH),
+    "clipped_sum": lambda x, a: ad.clipped_sum(example_loss, x, a * BATCH, norm=0.5).grads,
+    "taylor": lambda x, a: ad.taylor(bowl, x, jnp.ones(2), 3, a),
+    "nth_derivative": lambda x, a: ad.nth_derivative(lambda t: jnp.sin(t * a), 3)(x[0]),
+    "partial": lambda x, a: ad.partial(lambda t, s: jnp.sin(t * s * a), "t", "s")(x[0], x[1]),
+    "root": lambda x, a: ad.root(lambda z, x, a: z**3 + z - a * x, 0.1 * X, x, a),
+    "fixed_point": lambda x, a: ad.fixed_point(lambda z, x, a: 0.3 * jnp.sin(z) + a * x, X, x, a),
+    "argmin": lambda x, a: ad.argmin(lambda z, x, a: bowl(z - x, a), X, x, a),
+    "linear_solve": lambda x, a: ad.linear_solve(lambda v: (1 + a**2) * v + v[::-1], x),
+    "unrolled": lambda x, a: ad.unrolled(lambda z, a: jnp.sin(a * z), x, 5, a),
+    "remat": lambda x, a: ad.remat(bowl)(x, a),
+    "stop_gradient": lambda x, a: ad.stop_gradient({"x": x, "c": 1.0}, "c")["x"] * a,
+    "straight_through": lambda x, a: ad.straight_through(jnp.round)(x * a),
+    "reverse_gradient": lambda x, a: ad.reverse_gradient(x * a),
+    "clip_gradient": lambda x, a: ad.clip_gradient(x * a, norm=0.1),
+    "score_function": lambda x, a: ad.score_function(
+        lambda z: (z**2).sum(),
+        lambda key, x: jax.random.normal(key, (2,)) + jax.lax.stop_gradient(x),
+        lambda x, z: -((z - x) ** 2).sum() / 2,
+        samples=4,
+    )(x * a, key=jax.random.key(0)),
+}
+
 FUNCTIONS = {
     **{f"nn/{name}": layer(row) for name, row in ROWS.items() if name not in LEFT_OUT},
     "nn/lstm": layer(Row(lambda: fn.lstm(3), (2, 3, 2))),
     **{f"objective/{name}": make for name, make in OBJECTIVES.items()},
+    **{f"augmentation/{name}": changed(f) for name, f in AUGMENTATIONS.items()},
+    **{f"autodiff/{name}": lambda f=f: Case(f, (X, A)) for name, f in DERIVATIVES.items()},
 }
 
 
