@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from funcnet import errors
-from funcnet.autodiff.matrices import peak_bytes
+from funcnet.autodiff.matrices import COPIES, peak_bytes
 from funcnet.types import PyTree
 
 Carry = TypeVar("Carry")
@@ -31,7 +31,8 @@ def chunk_size(
 ) -> int:
     """Rows in a chunk: as many as `chunk_bytes` allows, one at least.
 
-    A row counts with what `of_rows` holds at once for a single one, by its jaxpr.
+    A row counts with what `of_rows` holds at once for a single one, by its jaxpr, as often as XLA
+    may hold it.
 
     Args:
         function: the public function that asks, named in its error.
@@ -40,7 +41,7 @@ def chunk_size(
         xs: its rows.
     """
     errors.positive(function, chunk_bytes=chunk_bytes)
-    of_one = peak_bytes(jax.make_jaxpr(of_rows)(first_rows(xs, 1)))
+    of_one = COPIES * peak_bytes(jax.make_jaxpr(of_rows)(first_rows(xs, 1)))
     return max(1, min(rows(xs), chunk_bytes // of_one))
 
 
