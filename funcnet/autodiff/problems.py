@@ -26,6 +26,7 @@ class Problem(NamedTuple):
         outputs: the shapes of what f gives.
         compiled: whether f can be traced.
         dtype: the coarsest in which f computes.
+        numpy: whether f closes over NumPy arrays of 64 bits.
     """
 
     f: Callable[[Leaves], Leaves]
@@ -35,6 +36,7 @@ class Problem(NamedTuple):
     outputs: list[Any]
     compiled: bool
     dtype: Any
+    numpy: bool = False
 
 
 def pose(f: Callable[..., Any], args: tuple[Any, ...]) -> Problem:
@@ -58,7 +60,9 @@ def pose(f: Callable[..., Any], args: tuple[Any, ...]) -> Problem:
     passed = [name for name, c in zip(names, chosen, strict=True) if not c]
     try:
         jaxpr, outputs = jax.make_jaxpr(of_leaves, return_shape=True)(x)
-        return Problem(of_leaves, x, paths, passed, outputs, True, coarsest(jaxpr))
+        wide = [c for c in jaxpr.consts if not isinstance(c, jax.Array) and c.dtype.itemsize == 8]
+        dtype = coarsest(jaxpr)
+        return Problem(of_leaves, x, paths, passed, outputs, True, dtype, bool(wide))
     except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError):
         outputs = tree.spec(of_leaves(x))
         return Problem(of_leaves, x, paths, passed, outputs, False, jnp.dtype(jnp.float64))

@@ -443,3 +443,19 @@ COARSE = {
 def test_the_coarsest_dtype(name, x64):
     f, dtype = COARSE[name]
     assert coarsest(jax.make_jaxpr(f)(jnp.ones(()))) == dtype
+
+
+def test_a_function_of_numpy_arrays_works_as_before_a_check():
+    y = np.linspace(0, 1, 5)
+
+    def loss(w):
+        return jnp.sum((w - y) ** 2)
+
+    gradients = []
+    with jax.enable_x64(False):
+        for _ in range(2):
+            w = jnp.zeros(5)
+            gradients += [jax.grad(loss)(w), jax.jit(jax.grad(loss))(w)]
+            assert check_grads(loss, w).ok
+    for gradient in gradients:
+        np.testing.assert_allclose(gradient, -2 * y, rtol=1e-6)

@@ -120,6 +120,15 @@ def test_a_diverging_fit_ends_with_words_and_a_finite_best():
     chex.assert_tree_all_finite(result.best.params)
 
 
+@pytest.fixture
+def python_hears_ctrl_c():
+    """Python's own handler, which a process started in the background does not have."""
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, usual)
+
+
+@pytest.mark.usefixtures("python_hears_ctrl_c")
 def test_ctrl_c_ends_it_with_what_was_learnt(trainer):
     def press(event):
         if event.epoch == 2:
@@ -133,6 +142,7 @@ def test_ctrl_c_ends_it_with_what_was_learnt(trainer):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.usefixtures("python_hears_ctrl_c")
 def test_a_second_ctrl_c_raises(trainer):
     def press(event):
         signal.raise_signal(signal.SIGINT)
