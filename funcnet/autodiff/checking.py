@@ -156,7 +156,7 @@ def check_grads(
     the agreement of extrapolations; we extrapolate once, which kinks near by disturb less.
     """
     check_settings(f, order, modes, directions)
-    narrow = jnp.result_type(float) == jnp.float32
+    narrow = jax.dtypes.canonicalize_dtype(float) == np.float32
     with jax.enable_x64(True):
         problem = pose(f, args)
         key = jax.random.key(0) if key is None else key
