@@ -1,7 +1,7 @@
 """Learns to write like Herman Melville, character by character: a transformer and an LSTM.
 
     python examples/char_lm.py                     both, in bits a character on text never seen
-    python examples/char_lm.py --model lstm        one of them
+    python examples/char_lm.py --model lstm        one of them: half an hour or more on 2 cores
     python examples/char_lm.py --short             a minute, only to see that it runs
     python examples/char_lm.py --check 2.0         fails unless one of them is below
 
