@@ -150,6 +150,16 @@ def alike(old: PyTree, new: PyTree) -> PyTree:
     return jax.tree.map(lambda o, n: jax.lax.convert_element_type(n, o.dtype), old, new)
 
 
+def widen(leaf: jax.Array) -> jax.Array:
+    """An array in float32 at least: sums over many values need it.
+
+    Example:
+        >>> widen(jnp.ones(2, jnp.bfloat16)).dtype
+        dtype('float32')
+    """
+    return leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
+
+
 def copy(tree: PyTree) -> PyTree:
     """`tree` in new buffers, so that donating the one leaves the other."""
     return jax.tree.map(jnp.copy, tree)

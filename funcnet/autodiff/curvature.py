@@ -246,7 +246,9 @@ def hessian_map(f: Callable[[PyTree], Any], outputs: PyTree) -> LinearMap:
 def log_partition(name: str, outputs: PyTree) -> jax.Array:
     """Sum of the log-partition functions of a family, whose Hessian is its Fisher information."""
     each = LOG_PARTITIONS[name]
-    return sum((jnp.sum(each(wide(leaf))) for leaf in jax.tree.leaves(outputs)), jnp.zeros(()))
+    return sum(
+        (jnp.sum(each(tree.widen(leaf))) for leaf in jax.tree.leaves(outputs)), jnp.zeros(())
+    )
 
 
 def score_map(
@@ -276,7 +278,7 @@ def score_map(
         weights = sum(along[1:], along[0]) / len(keys)  # (samples, B)
 
         def weighted(s: jax.Array) -> jax.Array:
-            return jnp.einsum("sb,sb...->b...", weights, wide(s)).astype(s.dtype)
+            return jnp.einsum("sb,sb...->b...", weights, tree.widen(s)).astype(s.dtype)
 
         return jax.tree.map(weighted, scores)
 
@@ -286,13 +288,8 @@ def score_map(
 def dots(scores: jax.Array, u: jax.Array) -> jax.Array:
     """Inner product for each draw and example, `(samples, B, ...), (B, ...) -> (samples, B)`."""
     samples, examples = scores.shape[:2]
-    flat = wide(scores).reshape(samples, examples, -1)
-    return jnp.einsum("sbk,bk->sb", flat, wide(u).reshape(examples, -1))
-
-
-def wide(array: jax.Array) -> jax.Array:
-    """An array in float32 at least."""
-    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
+    flat = tree.widen(scores).reshape(samples, examples, -1)
+    return jnp.einsum("sbk,bk->sb", flat, tree.widen(u).reshape(examples, -1))
 
 
 def check_likelihood(function: str, likelihood: Any, key: Any, samples: Any) -> None:

@@ -114,7 +114,7 @@ def estimate_diagonal(
     """
 
     def of_signs(z: PyTree) -> PyTree:
-        return jax.tree.map(lambda a, b: widen(a) * widen(b), z, operator.mv(z))
+        return jax.tree.map(lambda a, b: tree.widen(a) * tree.widen(b), z, operator.mv(z))
 
     return estimate("estimate_diagonal", operator, of_signs, key, samples, chunk_bytes)
 
@@ -218,11 +218,6 @@ def check_square(function: str, operator: LinearOperator) -> None:
             f"`{function}`: the operator's input must have an element or more, got "
             f"{errors.describe(operator.input)}."
         )
-
-
-def widen(leaf: jax.Array) -> jax.Array:
-    """An array in the dtype in which it is summed."""
-    return leaf.astype(chunks.widened(leaf.dtype))
 
 
 def root(x: jax.Array) -> jax.Array:

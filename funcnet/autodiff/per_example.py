@@ -342,7 +342,7 @@ def norms(grads: PyTree) -> jax.Array:
     """The norm of each row over all leaves, with a derivative of 0 at 0."""
 
     def squares(leaf: jax.Array) -> jax.Array:
-        wide = leaf.astype(chunks.widened(leaf.dtype))
+        wide = tree.widen(leaf)
         return jnp.sum(jnp.square(wide), axis=tuple(range(1, leaf.ndim)))
 
     total = chunks.added(jax.tree.map(squares, grads))

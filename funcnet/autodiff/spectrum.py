@@ -200,14 +200,14 @@ def measured(operator: LinearOperator, v: PyTree) -> Eigenpairs:
     v = jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), v, operator.input)
     product = operator.mv(v)
     value = probes.vdot(v, product) / probes.vdot(v, v)
-    residual = jax.tree.map(lambda a, b: widened(a) - value * widened(b), product, v)
+    residual = jax.tree.map(lambda a, b: tree.widen(a) - value * tree.widen(b), product, v)
     return Eigenpairs(value, v, norm_of(residual))
 
 
 def product_of(operator: LinearOperator, v: PyTree) -> PyTree:
     """The product as a constant, in float32 at least, with `v` in the operator's dtypes."""
     v = jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), v, operator.input)
-    return jax.tree.map(lambda leaf: jax.lax.stop_gradient(widened(leaf)), operator.mv(v))
+    return jax.tree.map(lambda leaf: jax.lax.stop_gradient(tree.widen(leaf)), operator.mv(v))
 
 
 def orthogonal(v: PyTree, basis: PyTree) -> PyTree:
@@ -234,7 +234,7 @@ def normalised(v: PyTree) -> tuple[PyTree, jax.Array]:
 
 def norm_of(v: PyTree) -> jax.Array:
     """The norm over all leaves, in float32 at least; it overflows only where it must."""
-    v = jax.tree.map(widened, v)
+    v = jax.tree.map(tree.widen, v)
     largest = jnp.max(jnp.stack([jnp.max(jnp.abs(x), initial=0) for x in jax.tree.leaves(v)]))
     by = jnp.where(largest == 0, 1, largest)
     v = jax.tree.map(lambda leaf: leaf / by.astype(leaf.dtype), v)
@@ -247,11 +247,6 @@ def wide_normal(key: jax.Array, spec: PyTree) -> PyTree:
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, chunks.widened(leaf.dtype)), spec
     )
     return probes.normal(key, wide)
-
-
-def widened(leaf: jax.Array) -> jax.Array:
-    """An array in float32 at least."""
-    return leaf.astype(chunks.widened(leaf.dtype))
 
 
 def coarsest(spec: PyTree) -> float:

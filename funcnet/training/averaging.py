@@ -129,11 +129,8 @@ def averaging(
         )
     inner = optax.with_extra_args_support(optimizer)
 
-    def widened(leaf: jax.Array) -> jax.Array:
-        return leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
-
     def init(params: Params) -> Averaged:
-        average = jax.tree.map(lambda leaf: jnp.copy(widened(jnp.asarray(leaf))), params)
+        average = jax.tree.map(lambda leaf: jnp.copy(tree.widen(jnp.asarray(leaf))), params)
         return Averaged(jnp.zeros((), jnp.int32), average, inner.init(params))
 
     def update(
@@ -150,7 +147,7 @@ def averaging(
         taken = state.taken + moved
         share = jnp.where(moved, rate(jnp.maximum(taken, 1)), 0)
         average = jax.tree.map(
-            lambda a, p: a + share.astype(a.dtype) * (widened(p) - a), state.average, new
+            lambda a, p: a + share.astype(a.dtype) * (tree.widen(p) - a), state.average, new
         )
         return updates, Averaged(taken, average, memory)
 

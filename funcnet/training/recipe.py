@@ -161,7 +161,7 @@ def sums(
     ignore: int | None,
 ) -> tuple[jax.Array, jax.Array]:
     """Weighted sum of a loss over examples, and the sum of weights."""
-    at: Any = 1.0 if ignore is None else (jnp.asarray(y) != ignore).astype(jnp.float32)
+    at: Any = 1.0 if ignore is None else (jnp.asarray(y) != ignore).astype(jnp.result_type(float))
     y = y if ignore is None else jnp.where(at > 0, y, 0)  # a label that any loss can read
     value = evaluated(loss, y_pred, y)
     check_broadcast(loss, y_pred, y)
@@ -193,7 +193,7 @@ def check_whole_labels(y: Any, value: jax.Array) -> None:
 
 def of_class(class_weights: Any, y_pred: Any, y: Any) -> jax.Array:
     """The weight of each label; raises unless there is one for each class."""
-    weights = jnp.asarray(class_weights, jnp.float32)
+    weights = jnp.asarray(class_weights, jnp.result_type(float))
     scores, labels = jnp.shape(y_pred), jnp.shape(y)
     classes = 2 if scores == labels else scores[-1] if scores else 0
     if weights.shape != (classes,):
@@ -241,9 +241,6 @@ def penalty(params: Params, l1: Strength | None, l2: Strength | None) -> Any:
     def square(p: jax.Array) -> jax.Array:
         return jnp.square(p).sum()
 
-    def widened(p: jax.Array) -> jax.Array:
-        return p.astype(jnp.promote_types(p.dtype, jnp.float32))
-
     added: Any = 0.0
     for strengths, size in ((l1, absolute), (l2, square)):
         if strengths is None:
@@ -252,7 +249,7 @@ def penalty(params: Params, l1: Strength | None, l2: Strength | None) -> Any:
             strengths = {"**/kernel": strengths}
         for pattern, strength in strengths.items():
             found = tree.select("objective", params, pattern)
-            added += strength * sum(size(widened(p)) for p in found.values())
+            added += strength * sum(size(tree.widen(p)) for p in found.values())
     return added
 
 

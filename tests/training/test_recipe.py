@@ -196,7 +196,7 @@ def test_accumulation_equals_the_whole_batch(x64):
         trainer = fn.Trainer(MODEL, objective=recipe, optimizer=optax.sgd(0.1), accumulate=parts)
         state = trainer.init(KEY, x)._replace(params=params)
         states.append(trainer.step(state, (x, Y, WEIGHT.astype(float)))[0].params)
-    chex.assert_trees_all_close(*states, rtol=1e-6)  # class weights are float32
+    chex.assert_trees_all_close(*states, rtol=1e-12)
 
 
 def test_ctc_trains_on_unaligned_labels():
