@@ -51,7 +51,16 @@ from funcnet.nn import (
     wire,
 )
 from funcnet.stopping import Reason, early_stopping
-from funcnet.trainer import Callback, Event, Result, StopTraining, Trainer, json_lines
+from funcnet.trainer import (
+    Callback,
+    Event,
+    Result,
+    RunResult,
+    StopTraining,
+    Trainer,
+    json_lines,
+    make_run,
+)
 from funcnet.training import averaged, ema, loss_scaling, objective, swa, unpack
 from funcnet.types import Model, TrainState
 
@@ -74,6 +83,7 @@ __all__ = [
     "Model",
     "Reason",
     "Result",
+    "RunResult",
     "StopTraining",
     "TrainState",
     "Trainer",
@@ -111,6 +121,7 @@ __all__ = [
     "learned_positions",
     "loss_scaling",
     "lstm",
+    "make_run",
     "max_pool",
     "metrics",
     "mixed_precision",

@@ -1,6 +1,15 @@
 """Data: the order of examples, arrays in memory, blocks on their way to the device."""
 
-from funcnet.data.arrays import examples, staged
+from funcnet.data.arrays import Subset, examples, staged, subset
 from funcnet.data.order import batch_indices, locate, order_words, permute
 
-__all__ = ["batch_indices", "examples", "locate", "order_words", "permute", "staged"]
+__all__ = [
+    "Subset",
+    "batch_indices",
+    "examples",
+    "locate",
+    "order_words",
+    "permute",
+    "staged",
+    "subset",
+]

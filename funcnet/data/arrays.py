@@ -38,10 +38,73 @@ def staged(*columns: Any) -> Staged:
     return Staged(check_columns("staged", columns))
 
 
+class Subset(NamedTuple):
+    """Some examples of columns, by index: made by `subset`."""
+
+    columns: Columns
+    rows: Any
+    n: Any
+
+
+def subset(data: Any, index: Any, n: Any = None) -> Subset:
+    """Some examples of data, without a copy of them: the fold of a cross-validation, a resample.
+
+    `fn.make_run`'s runs train on it as on a copy, to the bit. Index and length may be traced, so
+    that many subsets of one data set are one program, and `jax.vmap` maps over them.
+
+    Args:
+        data: `(x, y)` or `(x, y, weight)`, arrays.
+        index: int32[m], which examples, in their order; an example may come more than once.
+        n: how many of them count, from the first on; all unless given.
+
+    Raises:
+        TypeError, ValueError: `index` does not hold whole numbers, is empty, or points beyond.
+
+    Example:
+        >>> import numpy as np, funcnet as fn
+        >>> x = np.arange(5.0)
+        >>> part = fn.data.subset((x, x), [4, 0, 0])
+        >>> fn.data.examples(part)
+        3
+    """
+    columns = check_columns("subset", data)
+    index = index if isinstance(index, jax.Array) else np.asarray(index)
+    if index.ndim != 1 or not jnp.issubdtype(index.dtype, jnp.integer) or not index.size:
+        raise TypeError(
+            "`subset`: index must be a list of whole numbers, one or more, "
+            f"got {errors.describe(index)}. Of a mask, say `np.flatnonzero(mask)`."
+        )
+    length = examples(columns)
+    known = not isinstance(index, jax.core.Tracer)
+    if known and (int(index.min()) < 0 or int(index.max()) >= length):
+        raise ValueError(
+            f"`subset`: index must lie in 0 .. {length - 1}, the examples of the data, "
+            f"got {int(index.min())} .. {int(index.max())}. Count from 0."
+        )
+    if n is None:
+        n = index.size
+    elif not isinstance(n, jax.core.Tracer) and not 1 <= int(n) <= index.size:
+        raise ValueError(
+            f"`subset`: n must lie in 1 .. {index.size}, the length of index, got {n!r}. "
+            "Leave it out to take all."
+        )
+    return Subset(columns, index.astype(np.int32), n)
+
+
+def taken(part: Subset) -> Columns:
+    """The examples of a subset as `(x, y, weight)`: all of its index, with weight 0 from `n` on."""
+    columns: Columns = rows(part.columns, part.rows)
+    counted = (jnp.arange(len(part.rows)) < part.n).astype(jnp.int32)
+    return *columns[:2], counted * columns[2] if len(columns) == 3 else counted
+
+
 def check_columns(function: str, data: Any) -> Columns:
     """`data` as columns of arrays, once everything that can be wrong with it has been refused."""
     if isinstance(data, Staged):
         return data.columns
+    if isinstance(data, Subset):
+        whole: Columns = rows(data.columns, data.rows[: int(data.n)])
+        return whole
     if not isinstance(data, tuple | list) or len(data) not in (2, 3):
         raise TypeError(
             f"`{function}`: data must be a tuple (x, y) or (x, y, weight), "
@@ -156,6 +219,8 @@ def named(columns: Columns) -> dict[str, Any]:
 
 def examples(data: Any) -> int:
     """Number of examples in columns of arrays."""
+    if isinstance(data, Subset):
+        return len(data.rows)
     columns = data.columns if isinstance(data, Staged) else data
     return len(jax.tree.leaves(columns)[0])
 
@@ -182,10 +247,11 @@ def split(columns: Columns, fraction: float, key: jax.Array) -> tuple[Columns, C
             f"`fit`: validation={fraction!r} must leave examples on both sides, got {held} of {n} "
             "for validation. Give another fraction, or the data itself as a tuple."
         )
-    words = np.asarray(order_words(key))
-    drawn = np.zeros(n, bool)
-    drawn[permute(words, [SPLIT], np.arange(held), n)] = True
-    return rows(columns, ~drawn), rows(columns, drawn)
+    traced = isinstance(key, jax.core.Tracer)
+    xp: Any = jnp if traced else np
+    words = order_words(key) if traced else np.asarray(order_words(key))
+    place = permute(words, [SPLIT], xp.arange(n), n, xp)
+    return rows(columns, xp.sort(place[held:])), rows(columns, xp.sort(place[:held]))
 
 
 def pad(columns: Columns, batch_size: int) -> Columns:
@@ -202,4 +268,5 @@ def pad(columns: Columns, batch_size: int) -> Columns:
         return xp.concatenate([leaf, xp.repeat(leaf[-1:], extra, axis=0)]) if extra else leaf
 
     x, y = jax.tree.map(lengthen, columns[:2])
-    return x, y, np.concatenate([np.asarray(weight), np.zeros(extra, weight.dtype)])
+    xp = jnp if isinstance(weight, jax.Array) else np
+    return x, y, xp.concatenate([weight, xp.zeros(extra, weight.dtype)])

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcnet import errors, tree
-from funcnet.data.arrays import Columns, rows
+from funcnet.data import arrays
+from funcnet.data.arrays import Columns, Subset
 from funcnet.data.order import batch_indices, order_words
 from funcnet.types import Batch
 
@@ -37,7 +38,7 @@ class Listed(NamedTuple):
     start: Any
 
 
-Source: TypeAlias = Resident | Block
+Source: TypeAlias = Resident | Subset | Block
 
 
 def look_ahead(
@@ -56,10 +57,14 @@ def look_ahead(
     if isinstance(source, Block):
         return source
     words = order_words(key)
-    examples = len(jax.tree.leaves(source.columns)[0])
+    if isinstance(source, Subset):
+        examples, rows = source.n, source.rows
+    else:
+        examples, rows = len(jax.tree.leaves(source.columns)[0]), None
 
     def indices(step: Any) -> Any:
-        return batch_indices(words, step, batch_size, examples, shuffle=shuffle, xp=jnp)
+        index = batch_indices(words, step, batch_size, examples, shuffle=shuffle, xp=jnp)
+        return index if rows is None else rows[index]
 
     return Listed(source.columns, jax.vmap(indices)(step + jnp.arange(n)), step)
 
@@ -69,7 +74,7 @@ def take(source: Listed | Block, step: Any, batch_size: int) -> Batch:
     k = step - source.start
     if isinstance(source, Block):
         return nth(source.columns, k * batch_size, batch_size)
-    batch: Batch = rows(source.columns, source.index[k])
+    batch: Batch = arrays.rows(source.columns, source.index[k])
     return batch
 
 
@@ -99,7 +104,7 @@ def gather_block(
             for k in range(n)
         ]
     )  # fmt: skip
-    return to_block([rows(columns, index)], start, capacity * batch_size)
+    return to_block([arrays.rows(columns, index)], start, capacity * batch_size)
 
 
 def to_block(parts: list[Columns], start: int, size: int) -> Block:

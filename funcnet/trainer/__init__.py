@@ -2,6 +2,16 @@
 
 from funcnet.trainer.callbacks import Callback, Event, StopTraining, json_lines
 from funcnet.trainer.result import Result
+from funcnet.trainer.runs import RunResult, make_run
 from funcnet.trainer.trainer import Trainer
 
-__all__ = ["Callback", "Event", "Result", "StopTraining", "Trainer", "json_lines"]
+__all__ = [
+    "Callback",
+    "Event",
+    "Result",
+    "RunResult",
+    "StopTraining",
+    "Trainer",
+    "json_lines",
+    "make_run",
+]

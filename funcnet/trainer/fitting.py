@@ -3,7 +3,7 @@
 import signal
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
@@ -123,19 +123,9 @@ class Loop:
         reported = self.programs.reported(self.state, self.feed.batch)
         names = sorted(reported, key=lambda name: name != "loss")
         names += learning_rate(self.state.opt_state)
-        monitor = self.stopping.monitor
-        if monitor.startswith("val_") and not self.validation:
-            raise ValueError(
-                f"`fit`: stopping monitors {monitor!r}, but there is no validation data. "
-                "Give `validation=(x, y)`, or a fraction, `validation=0.1`."
-            )
         if self.validation:
             names += [f"val_{name}" for name in names if name != "learning_rate"]
-        if monitor not in names:
-            raise ValueError(
-                f"`fit`: stopping monitors {monitor!r}, which nobody reports. "
-                f"{errors.did_you_mean(monitor, names)}"
-            )
+        check_monitored("fit", self.stopping.monitor, names)
         return names
 
     @property
@@ -196,7 +186,8 @@ class Loop:
                 )
             epoch += 1
             if (reason := self.close_epoch(metrics)) != Reason.GOING_ON:
-                return reason, self.why_stopped(reason)
+                wait = int(self.stop_state.wait)
+                return reason, why_stopped(reason, self.stopping.monitor, wait)
         return Reason.EPOCHS, Reason.EPOCHS.words
 
     def done(self, epoch: int) -> bool:
@@ -261,13 +252,6 @@ class Loop:
         self.tell("epoch", metrics)
         return Reason(int(self.stop_state.reason))
 
-    def why_stopped(self, reason: Reason) -> str:
-        """What stopping has to say."""
-        if reason == Reason.PATIENCE:
-            checks = int(self.stop_state.wait)
-            return f"{self.stopping.monitor} has not improved in {checks} checks in a row"
-        return f"{reason.words} ({self.stopping.monitor})"
-
     def what_broke(self) -> str:
         """The step whose loss was not finite, and whether the data is to blame."""
         chunk = self.losses[-1]
@@ -299,6 +283,30 @@ class Loop:
 def form_of(portion: Portion) -> Any:
     """Shapes and dtypes of a portion's batches, by path."""
     return named(of_size(portion.source.columns, portion.batch_size))
+
+
+def check_monitored(function: str, monitor: str, names: Collection[str]) -> None:
+    """Raises unless what stopping monitors is among the names of what is reported."""
+    validated = any(name.startswith("val_") for name in names)
+    if monitor.startswith("val_") and not validated:
+        raise ValueError(
+            f"`{function}`: stopping monitors {monitor!r}, but there is no validation data. "
+            "Give `validation=(x, y)`, or a fraction, `validation=0.1`."
+        )
+    if monitor not in names:
+        raise ValueError(
+            f"`{function}`: stopping monitors {monitor!r}, which nobody reports. "
+            f"{errors.did_you_mean(monitor, names)}"
+        )
+
+
+def why_stopped(reason: Reason, monitor: str, wait: int) -> str:
+    """What stopping has to say."""
+    if reason == Reason.EPOCHS:
+        return reason.words
+    if reason == Reason.PATIENCE:
+        return f"{monitor} has not improved in {wait} checks in a row"
+    return f"{reason.words} ({monitor})"
 
 
 @cache

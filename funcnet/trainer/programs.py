@@ -15,7 +15,7 @@ from funcnet.training.advance import compute, make_advance, make_evaluate, make_
 from funcnet.training.objective import make_objective
 from funcnet.training.recipe import Recipe
 from funcnet.training.state import init_state, strong
-from funcnet.training.step import Accumulators, contributions, make_step, nothing
+from funcnet.training.step import Accumulators, contribution, make_step, nothing
 from funcnet.types import Loss, Metrics, Model, ModelState, Objective, Params, TrainState
 
 CAPACITY = 256
@@ -193,10 +193,9 @@ class Programs:
         def found(state: TrainState, source: Source) -> Accumulators:
             ready = look_ahead(source, state.key, state.step, 1, batch_size, shuffle)
             batch = take(ready, state.step, batch_size)
-            (total, weight), (_, found) = self.objective(
-                state.params, state.model_state, batch, key=state.key, training=True
+            return contribution(
+                self.objective, self.metrics, state.params, state.model_state, batch, state.key
             )
-            return contributions(self.metrics, total, weight, found)
 
         def make() -> Callable[[], Accumulators]:
             shapes = jax.eval_shape(found, state, source)
@@ -212,10 +211,9 @@ class Programs:
         """Shapes of the accumulators of a batch outside training, by the names it reports."""
 
         def found(state: TrainState, batch: Any) -> Accumulators:
-            (total, weight), (_, found) = self.objective(
-                state.params, state.model_state, batch, key=None, training=False
+            return contribution(
+                self.objective, self.metrics, state.params, state.model_state, batch, key=None
             )
-            return contributions(self.metrics, total, weight, found)
 
         shapes: Accumulators = self.shapes("reported", found, state, tree.spec(batch))
         return shapes

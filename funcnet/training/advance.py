@@ -1,7 +1,7 @@
 """The compiled programs of training: many steps in one, and the evaluation of a data set."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from funcnet.data.arrays import Columns
 from funcnet.data.blocks import Source, look_ahead, nth, take
 from funcnet.metrics import Metric, average
 from funcnet.training.state import ORDER, stream
-from funcnet.training.step import Accumulators, Step, contributions, merge, nothing
+from funcnet.training.step import Accumulators, Step, contribution, merge, nothing
 from funcnet.types import Batch, Metrics, ModelState, Objective, Params, TrainState
 
 Once: TypeAlias = Callable[
@@ -19,6 +19,7 @@ Once: TypeAlias = Callable[
 Advance: TypeAlias = Callable[
     [TrainState, Accumulators, Source, Any], tuple[TrainState, Accumulators, jax.Array]
 ]
+T = TypeVar("T")
 Evaluate: TypeAlias = Callable[[Params, ModelState, Columns], Accumulators]
 
 
@@ -43,7 +44,13 @@ def make_once(step: Step, metrics: Mapping[str, Metric], *, batch_size: int, shu
 
 
 def make_advance(
-    step: Step, metrics: Mapping[str, Metric], *, batch_size: int, shuffle: bool, capacity: int
+    step: Step,
+    metrics: Mapping[str, Metric],
+    *,
+    batch_size: int,
+    shuffle: bool,
+    capacity: int,
+    bounded: bool = False,
 ) -> Advance:
     """The program `(state, accumulators, source, n) -> (state, accumulators, losses)`.
 
@@ -56,6 +63,8 @@ def make_advance(
         batch_size: examples a batch.
         shuffle: whether each epoch has an order of its own.
         capacity: the most steps, and the length of `losses`, each step's loss.
+        bounded: whether it always takes the time of `capacity` steps, as reverse-mode derivatives
+            need it; they then store the carry of each step, and compute its inside anew.
     """
 
     def advance(
@@ -72,11 +81,24 @@ def make_advance(
             state, found, loss = follow(step, metrics, state, found, batch)
             return state, found, losses.at[i].set(loss.astype(losses.dtype))
 
-        losses = jnp.zeros(capacity, jnp.float32)
-        state, found, losses = jax.lax.fori_loop(0, n, body, (state, found, losses))
+        carry = state, found, jnp.zeros(capacity, jnp.float32)
+        if bounded:
+            state, found, losses = masked_loop(capacity, n, body, carry)
+        else:
+            state, found, losses = jax.lax.fori_loop(0, n, body, carry)
         return state, found, losses
 
     return advance
+
+
+def masked_loop(most: int, n: Any, body: Callable[[Any, T], T], carry: T) -> T:
+    """`fori_loop(0, n, body, carry)` that can be differentiated backwards: `most` turns always."""
+
+    def turn(carry: T, i: jax.Array) -> tuple[T, None]:
+        return jax.lax.cond(i < n, lambda carry: body(i, carry), lambda carry: carry, carry), None
+
+    turns = jax.checkpoint(turn, prevent_cse=False)
+    return jax.lax.scan(turns, carry, jnp.arange(most))[0]
 
 
 def follow(
@@ -99,10 +121,7 @@ def make_evaluate(
     """
 
     def of_batch(params: Params, model_state: ModelState, batch: Any) -> Accumulators:
-        (total, weight), (_, found) = objective(
-            params, model_state, batch, key=None, training=False
-        )
-        return contributions(metrics, total, weight, found)
+        return contribution(objective, metrics, params, model_state, batch, key=None)
 
     def evaluate(params: Params, model_state: ModelState, columns: Columns) -> Accumulators:
         first = jax.eval_shape(lambda c: nth(c, 0, batch_size), columns)

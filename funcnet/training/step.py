@@ -232,6 +232,21 @@ def contributions(
     return sums
 
 
+def contribution(
+    objective: Objective,
+    metrics: Mapping[str, Metric],
+    params: Params,
+    model_state: ModelState,
+    batch: Any,
+    key: jax.Array | None,
+) -> Accumulators:
+    """What one batch adds to the accumulators, in training if there is a key."""
+    (total, weight), (_, found) = objective(
+        params, model_state, batch, key=key, training=key is not None
+    )
+    return contributions(metrics, total, weight, found)
+
+
 def nothing(metrics: Mapping[str, Metric], shapes: Accumulators) -> Accumulators:
     """Accumulators of no batch, shaped and typed like those of one."""
     return {

@@ -1,0 +1,1 @@
+"""Studies of many trainings as one program: sweeps, ensembles, cross-validation."""

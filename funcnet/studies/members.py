@@ -1,0 +1,215 @@
+"""Many runs of one program: one after the other, mapped, in chunks, on one device or several."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+from tqdm import tqdm
+
+from funcnet import errors, tree
+from funcnet.data.arrays import Columns, Subset, check_columns
+from funcnet.placement import memory
+from funcnet.trainer.runs import Run, RunResult
+from funcnet.types import PyTree
+
+Way: TypeAlias = Literal["loop", "vmap"]
+
+WAYS: dict[str, Way] = {"cpu": "loop"}
+"""How members are trained unless asked otherwise, by platform: measured by `benchmarks.studies`.
+
+On two CPU cores 32 small trainings took 1.3 s in a loop over the compiled run, and 4.1 s under
+vmap, which trains all members as long as the longest.
+"""
+
+OTHER_WAY: Way = "vmap"
+"""The same on a GPU or TPU, which one small network can't fill."""
+
+HOST_BYTES = 2**32
+"""Memory that members trained at once may take where the device does not tell its own."""
+
+
+class Member(NamedTuple):
+    """What sets one run apart from the others; stacked, with one more axis in each leaf.
+
+    Attributes:
+        key: the key of the run.
+        hyperparameters: given to `make_trainer`.
+        rows: int32[m], the examples to train on, or None for all.
+        n: how many of `rows` count, or None for all.
+        held: int32[v], the examples of the same data to validate on, or None.
+        n_held: how many of `held` count, or None for all.
+    """
+
+    key: jax.Array
+    hyperparameters: PyTree = None
+    rows: Any = None
+    n: Any = None
+    held: Any = None
+    n_held: Any = None
+
+
+class Trained(NamedTuple):
+    """Some members, and what has become of them.
+
+    Attributes:
+        which: the members' numbers.
+        runs: their results, stacked in this order.
+    """
+
+    which: np.ndarray
+    runs: RunResult
+
+
+def train(
+    run: Run,
+    members: Member,
+    data: Any,
+    validation: Any = None,
+    *,
+    by: Way | None = None,
+    at_once: int | None = None,
+    progress: bool | None = None,
+) -> Iterator[Trained]:
+    """Trains members chunk by chunk, each as it would train alone.
+
+    Args:
+        run: from `make_run`; compiled once, and once more for a last chunk of another size.
+        members: all of them, stacked.
+        data: `(x, y)` or `(x, y, weight)`, that all train on, or choose their rows from.
+        validation: data that all validate on; None where members hold out rows, or don't validate.
+        by: `"loop"`, one after the other, or `"vmap"`, all of a chunk at once; `None` takes what
+            is faster on the platform. Several devices each take their share of a chunk.
+        at_once: members a chunk under `"vmap"`; as many as a quarter of the memory holds, unless
+            given.
+        progress: whether to show a bar; `None` means in a terminal.
+    """
+    check_way(by, at_once)
+    data = jax.tree.map(jnp.asarray, check_columns("fit", data))
+    if validation is not None:
+        validation = jax.tree.map(jnp.asarray, check_columns("fit", validation))
+    n = len(members.key)
+    check_all(run, members, data, validation)
+    way = by or WAYS.get(jax.default_backend(), OTHER_WAY)
+    chunks = apart if way == "loop" and jax.device_count() == 1 else together
+    with tqdm(total=n, unit="run", disable=None if progress is None else not progress) as bar:
+        for index, runs in chunks(run, members, data, validation, way, at_once):
+            yield Trained(index, runs)
+            bar.update(len(index))
+
+
+def one_of(run: Run) -> Callable[[Member, Columns, Columns | None], RunResult]:
+    """`(member, data, validation) -> result`, pure."""
+
+    def one(member: Member, data: Columns, validation: Columns | None) -> RunResult:
+        chosen: Any = data
+        if member.rows is not None:
+            chosen = Subset(data, member.rows, size(member.rows, member.n))
+        held: Any = validation
+        if member.held is not None:
+            held = Subset(data, member.held, size(member.held, member.n_held))
+        return run(member.key, chosen, member.hyperparameters, held)
+
+    return one
+
+
+def size(index: Any, n: Any) -> Any:
+    """How many of an index count."""
+    return len(index) if n is None else n
+
+
+def apart(
+    run: Run, members: Member, data: Columns, validation: Columns | None, way: Way, at_once: Any
+) -> Iterator[tuple[np.ndarray, RunResult]]:
+    """One member after the other."""
+    compiled = run.made.setdefault("apart", jax.jit(one_of(run)))
+    for i in range(len(members.key)):
+        runs = compiled(nth(members, i), data, validation)
+        jax.block_until_ready(runs)
+        yield np.array([i]), jax.tree.map(lambda leaf: leaf[None], runs)
+
+
+def together(
+    run: Run, members: Member, data: Columns, validation: Columns | None, way: Way, at_once: Any
+) -> Iterator[tuple[np.ndarray, RunResult]]:
+    """Chunks of members, each as one program, spread over all devices."""
+    n, devices = len(members.key), jax.devices()
+    if at_once is None:
+        at_once = how_many(one_of(run), nth(members, 0), data, validation)
+    chunks = -(-n // (at_once * len(devices)))
+    chunk = -(-n // (chunks * len(devices))) * len(devices)  # a share for each, and no rest
+    program = run.made.setdefault(("together", way), mapped(one_of(run), way, devices))
+    for begin in range(0, n, chunk):
+        index = np.arange(begin, begin + chunk)
+        runs = program(nth(members, np.minimum(index, n - 1)), data, validation)
+        kept = index < n
+        jax.block_until_ready(runs)
+        yield index[kept], runs[: int(kept.sum())]
+
+
+def mapped(one: Any, way: Way, devices: list[Any]) -> Any:
+    """The program of a chunk, `(members, data, validation) -> results`."""
+
+    def chunk(members: Member, data: Columns, validation: Columns | None) -> Any:
+        def of_member(member: Member) -> RunResult:
+            found: RunResult = one(member, data, validation)
+            return found
+
+        return jax.lax.map(of_member, members) if way == "loop" else jax.vmap(of_member)(members)
+
+    if len(devices) == 1:
+        return jax.jit(chunk)
+    each, all_of = PartitionSpec("members"), PartitionSpec()
+    mesh = Mesh(np.array(devices), ("members",))
+    return jax.jit(
+        jax.shard_map(
+            chunk, mesh=mesh, in_specs=(each, all_of, all_of), out_specs=each, check_vma=False
+        )
+    )
+
+
+def how_many(one: Any, member: Member, data: Columns, validation: Columns | None) -> int:
+    """Members that a quarter of a device's memory holds: their states, and room to train them."""
+    limit = (memory() or HOST_BYTES) // 4
+    out = jax.eval_shape(one, member, data, validation)
+    states = tree.nbytes((out.best.params, out.best.model_state, out.best.opt_state))
+    # the states of the loop and of its result; the gradient, updates and activations of a step
+    return max(1, limit // (8 * states + tree.nbytes(out.history) + 1))
+
+
+def nth(members: PyTree, index: Any) -> Any:
+    """One member, or some."""
+    return jax.tree.map(lambda leaf: leaf[index], members)
+
+
+def check_way(by: Any, at_once: Any) -> None:
+    """Raises unless the two are what `train` takes."""
+    if by not in (None, "loop", "vmap"):
+        raise ValueError(
+            f"`by` must be 'loop', 'vmap' or None, got {by!r}. None takes what is faster here."
+        )
+    if at_once is not None:
+        errors.positive("at_once", at_once=at_once)
+
+
+def check_all(run: Run, members: Member, data: Columns, validation: Columns | None) -> None:
+    """Refuses what the run would refuse, before anything is compiled."""
+    first = nth(members, 0)
+    run.arguments(first.key, data, first.hyperparameters, validation)
+
+
+def gather(chunks: Iterator[Trained]) -> RunResult:
+    """All members' results as one, in their order."""
+    runs = [chunk.runs for chunk in chunks]
+    if len(runs) == 1:
+        return runs[0]
+    found: RunResult = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *runs)
+    return found
+
+
+def keys(seed: Any, n: int) -> jax.Array:
+    """One key a member: `fold_in(key, i)`, so that more members leave the first as they are."""
+    key = jax.random.key(seed) if isinstance(seed, int) else seed
+    return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(n))
