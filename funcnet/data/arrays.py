@@ -93,7 +93,7 @@ def subset(data: Any, index: Any, n: Any = None) -> Subset:
 
 def taken(part: Subset) -> Columns:
     """The examples of a subset as `(x, y, weight)`: all of its index, with weight 0 from `n` on."""
-    columns: Columns = rows(part.columns, part.rows)
+    columns: Columns = rows(jax.tree.map(jnp.asarray, part.columns), part.rows)
     counted = (jnp.arange(len(part.rows)) < part.n).astype(jnp.int32)
     return *columns[:2], counted * columns[2] if len(columns) == 3 else counted
 
