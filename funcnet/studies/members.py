@@ -13,7 +13,7 @@ from funcnet import errors, tree
 from funcnet.data.arrays import Columns, Subset, check_columns
 from funcnet.placement import memory
 from funcnet.trainer.runs import Run, RunResult
-from funcnet.types import PyTree
+from funcnet.types import PyTree, TrainState
 
 Way: TypeAlias = Literal["loop", "vmap"]
 
@@ -29,6 +29,10 @@ OTHER_WAY: Way = "vmap"
 
 HOST_BYTES = 2**32
 """Memory that members trained at once may take where the device does not tell its own."""
+
+
+Shared: TypeAlias = tuple[Columns, Columns | None, TrainState | None]
+"""What all members have in common: data, validation data, and what they begin with."""
 
 
 class Member(NamedTuple):
@@ -72,6 +76,7 @@ def train(
     by: Way | None = None,
     at_once: int | None = None,
     progress: bool | None = None,
+    start: TrainState | None = None,
 ) -> Iterator[Trained]:
     """Trains members chunk by chunk, each as it would train alone.
 
@@ -85,6 +90,7 @@ def train(
         at_once: members a chunk under `"vmap"`; as many as a quarter of the memory holds, unless
             given.
         progress: whether to show a bar; `None` means in a terminal.
+        start: whose params and model_state all begin with; each makes its own unless given.
     """
     check_way(by, at_once)
     data = jax.tree.map(jnp.asarray, check_columns("fit", data))
@@ -95,22 +101,23 @@ def train(
     way = by or WAYS.get(jax.default_backend(), OTHER_WAY)
     chunks = apart if way == "loop" and jax.device_count() == 1 else together
     with tqdm(total=n, unit="run", disable=None if progress is None else not progress) as bar:
-        for index, runs in chunks(run, members, data, validation, way, at_once):
+        for index, runs in chunks(run, members, (data, validation, start), way, at_once):
             yield Trained(index, runs)
             bar.update(len(index))
 
 
-def one_of(run: Run) -> Callable[[Member, Columns, Columns | None], RunResult]:
-    """`(member, data, validation) -> result`, pure."""
+def one_of(run: Run) -> Callable[[Member, Shared], RunResult]:
+    """`(member, shared) -> result`, pure."""
 
-    def one(member: Member, data: Columns, validation: Columns | None) -> RunResult:
+    def one(member: Member, shared: Shared) -> RunResult:
+        data, validation, start = shared
         chosen: Any = data
         if member.rows is not None:
             chosen = Subset(data, member.rows, size(member.rows, member.n))
         held: Any = validation
         if member.held is not None:
             held = Subset(data, member.held, size(member.held, member.n_held))
-        return run(member.key, chosen, member.hyperparameters, held)
+        return run(member.key, chosen, member.hyperparameters, held, start)
 
     return one
 
@@ -121,40 +128,40 @@ def size(index: Any, n: Any) -> Any:
 
 
 def apart(
-    run: Run, members: Member, data: Columns, validation: Columns | None, way: Way, at_once: Any
+    run: Run, members: Member, shared: Shared, way: Way, at_once: Any
 ) -> Iterator[tuple[np.ndarray, RunResult]]:
     """One member after the other."""
     compiled = run.made.setdefault("apart", jax.jit(one_of(run)))
     for i in range(len(members.key)):
-        runs = compiled(nth(members, i), data, validation)
+        runs = compiled(nth(members, i), shared)
         jax.block_until_ready(runs)
         yield np.array([i]), jax.tree.map(lambda leaf: leaf[None], runs)
 
 
 def together(
-    run: Run, members: Member, data: Columns, validation: Columns | None, way: Way, at_once: Any
+    run: Run, members: Member, shared: Shared, way: Way, at_once: Any
 ) -> Iterator[tuple[np.ndarray, RunResult]]:
     """Chunks of members, each as one program, spread over all devices."""
     n, devices = len(members.key), jax.devices()
     if at_once is None:
-        at_once = how_many(one_of(run), nth(members, 0), data, validation)
+        at_once = how_many(one_of(run), nth(members, 0), shared)
     chunks = -(-n // (at_once * len(devices)))
     chunk = -(-n // (chunks * len(devices))) * len(devices)  # a share for each, and no rest
     program = run.made.setdefault(("together", way), mapped(one_of(run), way, devices))
     for begin in range(0, n, chunk):
         index = np.arange(begin, begin + chunk)
-        runs = program(nth(members, np.minimum(index, n - 1)), data, validation)
+        runs = program(nth(members, np.minimum(index, n - 1)), shared)
         kept = index < n
         jax.block_until_ready(runs)
         yield index[kept], runs[: int(kept.sum())]
 
 
 def mapped(one: Any, way: Way, devices: list[Any]) -> Any:
-    """The program of a chunk, `(members, data, validation) -> results`."""
+    """The program of a chunk, `(members, shared) -> results`."""
 
-    def chunk(members: Member, data: Columns, validation: Columns | None) -> Any:
+    def chunk(members: Member, shared: Shared) -> Any:
         def of_member(member: Member) -> RunResult:
-            found: RunResult = one(member, data, validation)
+            found: RunResult = one(member, shared)
             return found
 
         return jax.lax.map(of_member, members) if way == "loop" else jax.vmap(of_member)(members)
@@ -164,16 +171,14 @@ def mapped(one: Any, way: Way, devices: list[Any]) -> Any:
     each, all_of = PartitionSpec("members"), PartitionSpec()
     mesh = Mesh(np.array(devices), ("members",))
     return jax.jit(
-        jax.shard_map(
-            chunk, mesh=mesh, in_specs=(each, all_of, all_of), out_specs=each, check_vma=False
-        )
+        jax.shard_map(chunk, mesh=mesh, in_specs=(each, all_of), out_specs=each, check_vma=False)
     )
 
 
-def how_many(one: Any, member: Member, data: Columns, validation: Columns | None) -> int:
+def how_many(one: Any, member: Member, shared: Shared) -> int:
     """Members that a quarter of a device's memory holds: their states, and room to train them."""
     limit = (memory() or HOST_BYTES) // 4
-    out = jax.eval_shape(one, member, data, validation)
+    out = jax.eval_shape(one, member, shared)
     states = tree.nbytes((out.best.params, out.best.model_state, out.best.opt_state))
     # the states of the loop and of its result; the gradient, updates and activations of a step
     return max(1, limit // (8 * states + tree.nbytes(out.history) + 1))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from funcnet import errors
 from funcnet.data.arrays import Columns, Subset, rows
 from funcnet.data.blocks import Resident
 from funcnet.stopping import Reason, Stopping, StopState
@@ -14,7 +15,7 @@ from funcnet.trainer.fitting import check_monitored
 from funcnet.trainer.programs import learning_rate
 from funcnet.training.advance import compute, make_advance, make_evaluate
 from funcnet.training.averaging import evaluated_params
-from funcnet.training.state import init_state
+from funcnet.training.state import init_state, strong
 from funcnet.training.step import Accumulators, contribution, nothing
 from funcnet.types import Metrics, PyTree, TrainState
 
@@ -65,9 +66,12 @@ def begin(
     key: jax.Array,
     source: Resident | Subset,
     validation: Columns | None,
+    start: TrainState | None = None,
 ) -> Progress:
     """A run before its first step."""
     state = init_state(trainer.model, trainer.optimizer, key, example(source)[0])
+    if start is not None:
+        state = from_start(trainer, state, start)
     measure = make_measure(trainer, plan, validation)
     shapes = jax.eval_shape(measure, state, none(trainer, plan, state, source))
     check_monitored("run", plan.stopping.monitor, shapes)
@@ -84,6 +88,27 @@ def begin(
         best_epoch=zero - 1,
         reason=zero,
     )
+
+
+def from_start(trainer: "Trainer", state: TrainState, start: TrainState) -> TrainState:
+    """`state` with the params and the model_state of another."""
+    wrong = errors.differences(
+        {"params": state.params, "model_state": state.model_state},
+        {"params": start.params, "model_state": start.model_state},
+    )
+    if wrong:
+        raise ValueError(
+            "`run`: start must have the params and model_state of the trainer's model, got\n  "
+            + "\n  ".join(sorted(wrong))
+            + "\nGive a state of this very model, `result.best` say."
+        )
+    begun = state._replace(
+        params=start.params,
+        model_state=start.model_state,
+        opt_state=trainer.optimizer.init(start.params),
+    )
+    found: TrainState = strong(begun)
+    return found
 
 
 def go_on(

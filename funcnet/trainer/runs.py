@@ -195,7 +195,12 @@ class Run:
     stopping: Stopping | None
 
     def __call__(
-        self, key: jax.Array, data: Any, hyperparameters: Any = None, validation: Any = None
+        self,
+        key: jax.Array,
+        data: Any,
+        hyperparameters: Any = None,
+        validation: Any = None,
+        start: TrainState | None = None,
     ) -> RunResult:
         """Trains from the first step to the end.
 
@@ -204,19 +209,28 @@ class Run:
             data: `(x, y)` or `(x, y, weight)`, arrays; or `fn.data.subset(...)`.
             hyperparameters: a pytree of numbers and arrays, given to `make_trainer`.
             validation: data of the same form; or the fraction of `data` to hold out.
+            start: whose params and model_state to begin with, a pretrained network's say; those
+                that the model makes of the key unless given.
 
         Raises:
             TypeError, ValueError: an argument is wrong. Labels and weights are checked where their
                 values are known, that is outside jit and vmap.
         """
-        found: RunResult = self.whole(*self.arguments(key, data, hyperparameters, validation))
+        args = self.arguments(key, data, hyperparameters, validation)
+        found: RunResult = self.whole(*args, check_start(start))
         return found
 
     def init(
-        self, key: jax.Array, data: Any, hyperparameters: Any = None, validation: Any = None
+        self,
+        key: jax.Array,
+        data: Any,
+        hyperparameters: Any = None,
+        validation: Any = None,
+        start: TrainState | None = None,
     ) -> Progress:
         """The run before its first step; arguments as of a call."""
-        found: Progress = self.first(*self.arguments(key, data, hyperparameters, validation))
+        args = self.arguments(key, data, hyperparameters, validation)
+        found: Progress = self.first(*args, check_start(start))
         return found
 
     def advance(
@@ -266,11 +280,13 @@ class Run:
 
     @cached_property
     def whole(self) -> Callable[..., RunResult]:
-        """`(key, source, hyperparameters, validation) -> result`, compiled."""
+        """`(key, source, hyperparameters, validation, start) -> result`, compiled."""
 
-        def run(bounded: bool, key: Any, source: Any, hyper: Any, validation: Any) -> RunResult:
+        def run(
+            bounded: bool, key: Any, source: Any, hyper: Any, validation: Any, start: Any
+        ) -> RunResult:
             trainer, plan = self.make_trainer(hyper), self.plan(validation is not None)
-            progress = on_the_way.begin(trainer, plan, key, source, validation)
+            progress = on_the_way.begin(trainer, plan, key, source, validation, start)
             progress = on_the_way.go_on(
                 trainer, plan, progress, source, validation, plan.epochs, bounded=bounded
             )
@@ -282,11 +298,11 @@ class Run:
 
     @cached_property
     def first(self) -> Callable[..., Progress]:
-        """`(key, source, hyperparameters, validation) -> progress`, compiled."""
+        """`(key, source, hyperparameters, validation, start) -> progress`, compiled."""
 
-        def first(key: Any, source: Any, hyper: Any, validation: Any) -> Progress:
+        def first(key: Any, source: Any, hyper: Any, validation: Any, start: Any) -> Progress:
             plan = self.plan(validation is not None)
-            return on_the_way.begin(self.make_trainer(hyper), plan, key, source, validation)
+            return on_the_way.begin(self.make_trainer(hyper), plan, key, source, validation, start)
 
         return jax.jit(first)
 
@@ -364,6 +380,16 @@ def as_maker(function: str, make_trainer: Any) -> MakeTrainer:
         return trainer
 
     return make
+
+
+def check_start(start: Any) -> TrainState | None:
+    """`start`, once it is known to be a state."""
+    if start is None or isinstance(start, TrainState):
+        return start
+    raise TypeError(
+        f"`run`: start must be a fn.TrainState, got {errors.describe(start)}. "
+        "Give `result.best`, or what `trainer.init` makes."
+    )
 
 
 def split_off(key: Any, data: Any, validation: Any) -> tuple[Resident | Subset, Any]:

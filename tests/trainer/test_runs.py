@@ -376,3 +376,46 @@ def test_several_runs_are_no_result():
     assert repr(runs[1]).startswith("RunResult(all epochs, or steps, that were asked for are done;")
     with pytest.raises(ValueError, match=r"a result is of one run, got 3 of them. Take one by its"):
         runs.as_result()
+
+
+# --------------------------------------------------------------------------------------- start
+
+
+def test_a_run_begins_where_it_is_told_to(x64):
+    x, y = data(48, np.float64)
+    run = fn.make_run(make_trainer, epochs=3, batch_size=16)
+    first = run(jax.random.key(7), (x, y), HYPER).last
+    trainer = make_trainer(HYPER)
+    state = trainer.init(KEY, x)._replace(params=first.params, model_state=first.model_state)
+    fitted = trainer.fit((x, y), state=state, epochs=3, batch_size=16)
+    assert_equal_runs(run(KEY, (x, y), HYPER, None, first).as_result(), fitted, 1e-9)
+
+
+def test_the_derivative_by_the_first_params_is_that_of_the_unrolled_steps(x64):
+    x, y = line()
+    run = fn.make_run(linear, epochs=1, batch_size=24, shuffle=False)
+    start = linear(0.1).init(KEY, x)
+
+    def by_run(params):
+        return run(KEY, (x, y), 0.1, None, start._replace(params=params)).last.params
+
+    def by_hand(params):
+        def loss(p):
+            return jnp.mean((x @ p["kernel"] + p["bias"][None] - y) ** 2)
+
+        return jax.tree.map(lambda p, g: p - 0.1 * g, params, jax.grad(loss)(params))
+
+    for jacobian in (jax.jacrev, jax.jacfwd):
+        chex.assert_trees_all_close(
+            jacobian(by_run)(start.params), jax.jacrev(by_hand)(start.params), rtol=0, atol=1e-12
+        )
+
+
+def test_a_start_of_another_model_is_refused():
+    x, y = line()
+    run = fn.make_run(linear, epochs=1)
+    other = fn.Trainer(fn.dense(2), loss=optax.losses.squared_error, optimizer=optax.sgd(0.1))
+    with pytest.raises(ValueError, match="`run`: start must have the params and model_state of"):
+        run(KEY, (x, y), 0.1, None, other.init(KEY, x))
+    with pytest.raises(TypeError, match=r"`run`: start must be a fn\.TrainState, got \{"):
+        run(KEY, (x, y), 0.1, None, {"kernel": x})
