@@ -50,6 +50,7 @@ from funcnet.nn import (
     upsample,
     wire,
 )
+from funcnet.placement import Placement, data_parallel, fully_sharded, on_mesh
 from funcnet.stopping import Reason, early_stopping
 from funcnet.trainer import (
     Callback,
@@ -81,6 +82,7 @@ __all__ = [
     "Callback",
     "Event",
     "Model",
+    "Placement",
     "Reason",
     "Result",
     "RunResult",
@@ -99,6 +101,7 @@ __all__ = [
     "conv",
     "conv_transpose",
     "data",
+    "data_parallel",
     "decoder_block",
     "dense",
     "dropout",
@@ -107,6 +110,7 @@ __all__ = [
     "embedding",
     "encoder_block",
     "flatten",
+    "fully_sharded",
     "gaussian_noise",
     "global_avg_pool",
     "global_max_pool",
@@ -127,6 +131,7 @@ __all__ = [
     "mixed_precision",
     "nn",
     "objective",
+    "on_mesh",
     "permute",
     "plot",
     "plot_confusion",

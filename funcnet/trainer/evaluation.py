@@ -28,15 +28,18 @@ from funcnet.types import Metrics, TrainState
 
 def evaluate(programs: Programs, state: TrainState, data: Any, batch_size: int) -> Metrics:
     """See `Trainer.evaluate`."""
-    blocks = padded("evaluate", data, batch_size)
+    if programs.placement is not None:
+        programs.placement.check_batch("evaluate", batch_size)
+    blocks = padded("evaluate", data, batch_size, programs.everywhere)
     check_state("evaluate", programs, state, rows(blocks[0][0], slice(0, 1)))
+    state = programs.brought(state)
     expected = labels_of(programs, state, rows(blocks[0], slice(0, 1)))
     for block in blocks:
         check_labels("evaluate", expected, block)
     return over(programs, state, blocks, batch_size)
 
 
-def padded(function: str, data: Any, batch_size: int) -> list[Columns]:
+def padded(function: str, data: Any, batch_size: int, where: Any = None) -> list[Columns]:
     """Evaluation data as blocks of whole batches, all of the same length but for streams.
 
     Data in memory is one block, on the device if a quarter of its memory can hold it, and else
@@ -55,7 +58,7 @@ def padded(function: str, data: Any, batch_size: int) -> list[Columns]:
     columns = check_columns(function, data)
     whole = pad(columns, batch_size)
     if not isinstance(data, Staged) and fits(whole, memory()):
-        placed: Columns = jax.device_put(whole)
+        placed: Columns = jax.device_put(whole, where)
         return [placed]
     block = batch_size * max(1, examples(whole) // batch_size // 16)
     whole = pad(whole, block)
@@ -142,6 +145,7 @@ def predict(programs: Programs, state: TrainState, x: Any, batch_size: int) -> A
     errors.positive("predict", batch_size=batch_size)
     (x,) = check_parts("predict", (x,))
     check_state("predict", programs, state, rows(x, slice(0, 1)))
+    state = programs.brought(state)
     n, params = examples((x,)), evaluated_params(state)
     parts = [
         programs.predict()(params, state.model_state, part)

@@ -55,8 +55,8 @@ class ResidentFeed:
     steps_per_epoch: int | None
     check: Callable[[Columns], None]
 
-    def __init__(self, columns: Columns, batch_size: int) -> None:
-        self.source = Resident(jax.device_put(columns))
+    def __init__(self, columns: Columns, batch_size: int, where: Any = None) -> None:
+        self.source = Resident(jax.device_put(columns, where))
         self.batch_size = batch_size
         self.steps_per_epoch = self.per_epoch = -(-examples(columns) // batch_size)
         self.example = rows(columns, slice(0, 1))
@@ -143,15 +143,23 @@ EMPTY = (
 
 
 def make_feed(
-    data: Any, key: jax.Array, batch_size: int, shuffle: bool, columns: Columns | None
+    data: Any,
+    key: jax.Array,
+    batch_size: int,
+    shuffle: bool,
+    columns: Columns | None,
+    where: Any = None,
 ) -> Feed:
-    """The feed for `data`, whose `columns` have been checked unless it is a stream."""
+    """The feed for `data`, whose `columns` have been checked unless it is a stream.
+
+    What is on the device is put `where`, a sharding.
+    """
     errors.positive("fit", batch_size=batch_size)
     if columns is None:
         return StreamFeed(data)
     if isinstance(data, Staged) or not fits(columns, memory()):
         return StagedFeed(columns, key, batch_size, shuffle)
-    return ResidentFeed(columns, batch_size)
+    return ResidentFeed(columns, batch_size, where)
 
 
 def block_steps(batch: Columns) -> int:

@@ -50,7 +50,12 @@ def fit(trainer: "Trainer", data: Any, validation: Any, settings: Settings) -> R
                 "Give the validation data itself."
             )
         columns, validation = split(columns, validation, stream(key, ORDER))
-    feed = make_feed(data, key, settings.batch_size, settings.shuffle, columns)
+    if (placement := trainer.programs.placement) is not None:
+        placement.check_batch("fit", settings.batch_size)
+    feed = make_feed(
+        *(data, key, settings.batch_size, settings.shuffle, columns),
+        trainer.programs.everywhere,
+    )
     return Loop(trainer.programs, feed, key, columns, validation, settings).run()
 
 
@@ -95,14 +100,16 @@ class Loop:
             state: TrainState = self.programs.init()(self.key, self.feed.example[0])
             return state
         check_state("fit", self.programs, self.settings.state, self.feed.example[0])
-        copy: TrainState = self.programs.copy()(self.settings.state)
+        copy: TrainState = self.programs.copy()(self.programs.brought(self.settings.state))
         return copy
 
     def check_validation(self, validation: Any) -> list[Columns]:
         """The validation data as padded blocks, none if there is none."""
         if validation is None:
             return []
-        blocks = evaluation.padded("fit", validation, self.settings.batch_size)
+        blocks = evaluation.padded(
+            "fit", validation, self.settings.batch_size, self.programs.everywhere
+        )
         want, got = (
             jax.tree.map(lambda leaf: (leaf.shape[1:], str(leaf.dtype)), part[:2])
             for part in (self.feed.example, blocks[0])

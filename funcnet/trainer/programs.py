@@ -10,12 +10,13 @@ import optax
 from funcnet import tree
 from funcnet.data.blocks import Resident, Source, look_ahead, take
 from funcnet.metrics import Metric
+from funcnet.placement import Placement
 from funcnet.stopping import Stopping, StopState
 from funcnet.training.advance import compute, make_advance, make_evaluate, make_once
 from funcnet.training.objective import make_objective
 from funcnet.training.recipe import Recipe
 from funcnet.training.state import init_state, strong
-from funcnet.training.step import Accumulators, contribution, make_step, nothing
+from funcnet.training.step import Accumulators, Step, contribution, make_step, nothing
 from funcnet.types import Loss, Metrics, Model, ModelState, Objective, Params, TrainState
 
 CAPACITY = 256
@@ -46,9 +47,16 @@ class Program:
     Args:
         f: the function.
         donate: names of the arguments whose buffers the results may take.
+        out: gives of the results' shapes where they are to live; XLA decides unless given.
     """
 
-    def __init__(self, f: Callable[..., Any], donate: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        f: Callable[..., Any],
+        donate: tuple[str, ...] = (),
+        out: Callable[[Any], Any] | None = None,
+    ) -> None:
+        self.f, self.donate, self.out = f, donate, out
         self.jitted = jax.jit(f, donate_argnames=donate)
         self.lowered: dict[Any, Any] = {}
         self.compiled: dict[Any, Any] = {}
@@ -61,8 +69,15 @@ class Program:
         """The traced program for arguments like these, before XLA compiles it."""
         signature = signature_of(args)
         if signature not in self.lowered:
-            self.lowered[signature] = self.jitted.lower(*args)
+            self.lowered[signature] = self.with_places(args).lower(*args)
         return self.lowered[signature]
+
+    def with_places(self, args: Any) -> Any:
+        """The jitted function, told where the results for these arguments are to live."""
+        if self.out is None:
+            return self.jitted
+        where = self.out(jax.eval_shape(self.f, *args))
+        return jax.jit(self.f, donate_argnames=self.donate, out_shardings=where)
 
     def compile(self, *args: Any) -> Any:
         """The executable for arguments like these."""
@@ -88,15 +103,34 @@ class Programs:
         metrics: Mapping[str, Metric],
         objective: Objective | Recipe | None,
         accumulate: int,
+        placement: Placement | None = None,
     ) -> None:
+        self.placement = placement if placement is not None and placement.mesh.size > 1 else None
         self.model, self.optimizer, self.metrics = model, optimizer, metrics
         self.loss = objective.loss if isinstance(objective, Recipe) else loss
         self.ignore = objective.ignore if isinstance(objective, Recipe) else None
         if isinstance(objective, Recipe):
             objective = objective.make(model, metrics)
         self.objective = objective or make_objective(model, loss, metrics)  # type: ignore[arg-type] # one of both is given
+        if self.placement is not None:
+            self.objective = divided(self.objective, self.placement)
         self.step = make_step(self.objective, optimizer, metrics, accumulate)
+        if self.placement is not None:
+            self.step = placed(self.step, self.placement)
         self.made: dict[Any, Any] = {}
+
+    def brought(self, state: TrainState) -> TrainState:
+        """`state`, from wherever it lives, to where this trainer's states do."""
+        if self.placement is not None:
+            state = jax.device_put(state, self.placement.of_state(state))
+        elif any(is_spread(leaf) for leaf in jax.tree.leaves(state)):
+            state = jax.device_put(state, jax.local_devices()[0])
+        return state
+
+    @property
+    def everywhere(self) -> Any:
+        """Where data lives that all devices read, for `jax.device_put`."""
+        return None if self.placement is None else self.placement.whole
 
     @property
     def traces(self) -> dict[str, int]:
@@ -120,7 +154,8 @@ class Programs:
         def init(key: jax.Array, x: Any) -> TrainState:
             return init_state(self.model, self.optimizer, key, x)
 
-        return self.get("init", make=lambda: Program(init))
+        out = None if self.placement is None else self.placement.of_state
+        return self.get("init", make=lambda: Program(init, out=out))
 
     def loop(self, batch_size: int, shuffle: bool) -> Any:
         """`(state, accumulators, source, n) -> (state, accumulators, losses)`, not compiled."""
@@ -137,6 +172,7 @@ class Programs:
             make=lambda: Program(
                 make_once(self.step, self.metrics, batch_size=batch_size, shuffle=shuffle),
                 donate=("state", "found"),
+                out=self.after_steps,
             ),
         )
 
@@ -146,8 +182,17 @@ class Programs:
             "advance",
             batch_size,
             shuffle,
-            make=lambda: Program(self.loop(batch_size, shuffle), donate=("state", "found")),
+            make=lambda: Program(
+                self.loop(batch_size, shuffle), donate=("state", "found"), out=self.after_steps
+            ),
         )
+
+    @property
+    def after_steps(self) -> Callable[[Any], Any] | None:
+        """Where `(state, accumulators, losses)` live, for a `Program` that gives them."""
+        if (placement := self.placement) is None:
+            return None
+        return lambda shapes: (placement.of_state(shapes[0]), placement.whole, placement.whole)
 
     def runner(
         self, batch_size: int, shuffle: bool, state: TrainState, found: Accumulators, source: Source
@@ -276,7 +321,40 @@ class Programs:
             new: TrainState = strong(tree.copy(state))
             return new
 
-        return self.get("copy", make=lambda: Program(copy))
+        out = None if self.placement is None else self.placement.of_state
+        return self.get("copy", make=lambda: Program(copy, out=out))
+
+
+def is_spread(leaf: Any) -> bool:
+    """Whether an array lives on several devices."""
+    return isinstance(leaf, jax.Array) and len(leaf.sharding.device_set) > 1
+
+
+def divided(objective: Objective, placement: Placement) -> Objective:
+    """`objective` over batches whose examples are divided among devices."""
+
+    def over_parts(
+        params: Params,
+        model_state: ModelState,
+        batch: Any,
+        *,
+        key: jax.Array | None,
+        training: bool,
+    ) -> Any:
+        batch = placement.divide(batch)
+        return objective(params, model_state, batch, key=key, training=training)
+
+    return over_parts
+
+
+def placed(step: Step, placement: Placement) -> Step:
+    """`step`, whose state lives where it did before, and whose sums are on every device."""
+
+    def stay(state: TrainState, batch: Any) -> tuple[TrainState, Accumulators]:
+        state, found = step(state, batch)
+        return placement.keep(state), placement.copied(found)
+
+    return stay
 
 
 def learning_rate(opt_state: optax.OptState) -> Metrics:

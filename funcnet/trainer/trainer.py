@@ -12,6 +12,7 @@ from funcnet import errors
 from funcnet.data.arrays import check_columns
 from funcnet.data.blocks import Resident
 from funcnet.metrics import Metric
+from funcnet.placement import Placement
 from funcnet.stopping import Stopping
 from funcnet.trainer import evaluation, fitting
 from funcnet.trainer.callbacks import Callback
@@ -37,6 +38,8 @@ class Trainer:
         metrics: what else is reported, by name, such as `{"accuracy": fn.metrics.accuracy()}`.
         objective: what is minimised, in place of `loss`: from `fn.objective`, or a function.
         accumulate: micro-batches that each batch is cut into, to save memory.
+        placement: where arrays live, from `fn.data_parallel`, `fn.fully_sharded` or `fn.on_mesh`;
+            on one device unless given.
 
     Raises:
         TypeError: neither or both of `loss` and `objective` are given, or one is of a wrong kind.
@@ -59,6 +62,7 @@ class Trainer:
     metrics: Mapping[str, Metric] = dataclasses.field(default_factory=dict)
     objective: Objective | Recipe | None = None
     accumulate: int = 1
+    placement: Placement | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, Model):
@@ -106,12 +110,23 @@ class Trainer:
                     f"{name!r}. Call its factory, `fn.metrics.accuracy()` say."
                 )
         errors.positive("Trainer", accumulate=self.accumulate)
+        if not isinstance(self.placement, Placement | None):
+            raise TypeError(
+                "`Trainer`: placement must be a fn.Placement, got "
+                f"{errors.describe(self.placement)}. Say `placement=fn.data_parallel()`."
+            )
 
     @cached_property
     def programs(self) -> Programs:
         """The functions that this trainer's settings define, and their compiled forms."""
         return Programs(
-            self.model, self.optimizer, self.loss, self.metrics, self.objective, self.accumulate
+            self.model,
+            self.optimizer,
+            self.loss,
+            self.metrics,
+            self.objective,
+            self.accumulate,
+            self.placement,
         )
 
     @property

@@ -1,0 +1,262 @@
+"""Laws of placements, on eight virtual devices: whatever is divided, one device has the result."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import PartitionSpec
+
+import funcnet as fn
+from tests.training.test_laws import CROSS_ENTROPY, data
+
+
+def mlp():
+    return fn.sequential(
+        *(fn.dense(64), fn.batch_norm(), jnp.tanh, fn.dropout(0.2)),
+        *(fn.dense(64), jnp.tanh, fn.dense(3)),
+    )
+
+
+def block():
+    return fn.sequential(
+        fn.embedding(11, 16), fn.encoder_block(4, 32, dropout=0.2, causal=True), fn.dense(11)
+    )
+
+
+def rows(dtype):
+    return data(64, dtype)
+
+
+def tokens(dtype):
+    drawn = np.random.default_rng(0).integers(0, 11, (64, 9))
+    return drawn[:, :-1], drawn[:, 1:]
+
+
+MODELS = {"mlp": (mlp, rows), "transformer": (block, tokens)}
+TENSOR = {
+    "mlp": {"0/kernel": (None, "model"), "0/bias": ("model",), "4/kernel": ("model", None)},
+    "transformer": {"**/mlp/*/kernel": (None, "model"), "**/query/kernel": (None, "model", None)},
+}
+
+
+def some(n):
+    return jax.devices()[:n]
+
+
+PLACEMENTS = {
+    "data, 2": lambda name: fn.data_parallel(some(2)),
+    "data, 8": lambda name: fn.data_parallel(),
+    "sharded, 4": lambda name: fn.fully_sharded(some(4), min_size=16),
+    "sharded, 8": lambda name: fn.fully_sharded(min_size=16),
+    "tensor, 4": lambda name: fn.on_mesh(
+        {"model": 4}, batch=(), rules=rules(name), devices=some(4)
+    ),
+    "data and tensor": lambda name: fn.on_mesh({"data": -1, "model": 2}, rules=rules(name)),
+    "all three": lambda name: fn.on_mesh(
+        {"data": 2, "shard": 2, "model": 2},
+        batch=("data", "shard"),
+        rules=rules(name),
+        shard="shard",
+        min_size=16,
+    ),
+}
+
+
+def rules(name):
+    """The rules of a model, without those that none of its params matches."""
+    make, made = MODELS[name]
+    params = make().init(jax.random.key(0), made(np.float32)[0][:1])[0]
+    found = {}
+    for pattern, spec in TENSOR[name].items():
+        try:
+            fn.tree.select("", params, pattern)
+        except ValueError:
+            continue
+        found[pattern] = spec
+    return found
+
+
+def trainer_of(name, placement, optimizer=None, **settings):
+    return fn.Trainer(
+        MODELS[name][0](),
+        loss=CROSS_ENTROPY,
+        optimizer=optimizer or optax.adam(1e-2),
+        metrics={"accuracy": fn.metrics.accuracy()},
+        placement=placement,
+        **settings,
+    )
+
+
+def gradient(name, placement, batch):
+    """The gradient of a batch, as the step of plain descent at rate 1."""
+    trainer = trainer_of(name, placement, optax.sgd(1.0))
+    key = jax.random.key(0)
+    state = trainer.programs.init()(key, batch[0][:1])
+    after, _ = jax.jit(trainer.step)(state, batch)
+    return jax.device_get(jax.tree.map(jnp.subtract, state.params, after.params))
+
+
+def relative(a, b):
+    """The distance of two trees, relative to the size of the second."""
+    return float(optax.tree.norm(jax.tree.map(jnp.subtract, a, b)) / optax.tree.norm(b))
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("place", PLACEMENTS)
+def test_gradients_are_those_of_one_device(name, place):
+    placement = PLACEMENTS[place](name)
+    batch = MODELS[name][1](np.float32)
+    alone = gradient(name, None, batch)
+    assert relative(gradient(name, placement, batch), alone) <= 2e-6
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [("mlp", "data, 8"), ("mlp", "sharded, 4"), ("mlp", "all three"), ("transformer", "all three")],
+)
+def test_fit_is_that_of_one_device(x64, name, place):
+    placement = PLACEMENTS[place](name)
+    columns = MODELS[name][1](np.float64)
+    found, alone = (
+        trainer_of(name, where).fit(columns, validation=0.25, epochs=2, batch_size=16, seed=3)
+        for where in (placement, None)
+    )
+    assert relative(jax.device_get(found.last.params), alone.last.params) <= 1e-9
+    for line in alone.history:
+        np.testing.assert_allclose(found.history[line], alone.history[line], rtol=1e-9)
+    divided = [
+        leaf
+        for leaf in jax.tree.leaves((found.last.params, found.last.opt_state))
+        if not leaf.sharding.is_fully_replicated
+    ]
+    assert bool(divided) == ("data," not in place)
+
+
+def test_accumulation_is_that_of_one_device(x64):
+    columns = rows(np.float64)
+    found, alone = (
+        trainer_of("mlp", where, accumulate=4).fit(columns, epochs=2, batch_size=32, seed=3)
+        for where in (fn.fully_sharded(min_size=16), None)
+    )
+    assert relative(jax.device_get(found.last.params), alone.last.params) <= 1e-9
+
+
+def test_what_an_optimizer_keeps_of_a_param_lives_where_it_does():
+    trainer = trainer_of("mlp", fn.fully_sharded(min_size=16), fn.ema(optax.adam(1e-2)))
+    state = trainer.fit(rows(np.float32), epochs=1, batch_size=16).last
+    where = {path: leaf.sharding.spec for path, leaf in fn.tree.paths(state.params).items()}
+    assert where["4/kernel"] == PartitionSpec("data", None)
+    assert where["6/bias"] == PartitionSpec()
+    for path, leaf in fn.tree.paths(state.opt_state).items():
+        for end, spec in where.items():
+            if path.endswith(f"/{end}"):
+                assert leaf.sharding.spec == spec
+
+
+def test_nothing_large_is_ever_whole_on_one_device():
+    model = fn.sequential(fn.dense(4096, bias=False), fn.dense(8, bias=False))
+    trainer = fn.Trainer(
+        model,
+        loss=optax.losses.squared_error,
+        optimizer=optax.adam(1e-3),
+        placement=fn.fully_sharded(),
+    )
+    x = np.zeros((1, 4096), np.float32)
+    compiled = trainer.programs.init().compile(jax.random.key(0), x)
+    analysis = compiled.memory_analysis()
+    largest = 4096 * 4096 * 4
+    assert analysis.output_size_in_bytes < 3 * largest / 8 * 1.1
+    assert analysis.temp_size_in_bytes < largest
+
+
+def test_on_one_device_the_program_is_the_same_as_without_a_placement():
+    texts = []
+    for placement in (None, fn.data_parallel(some(1)), fn.fully_sharded(some(1), min_size=1)):
+        trainer = trainer_of("mlp", placement)
+        x, y = rows(np.float32)
+        programs = trainer.programs
+        state = programs.init()(jax.random.key(0), x[:1])
+        source = fn.data.blocks.Resident((jnp.asarray(x), jnp.asarray(y)))
+        found = programs.nothing(state, source, 16, True)
+        lowered = programs.advance(16, True).lower(state, found, source, np.int32(1))
+        texts.append(lowered.as_text())
+    assert texts[0] == texts[1] == texts[2]
+
+
+def test_evaluation_and_prediction_are_those_of_one_device():
+    x, y = rows(np.float32)
+    placed, alone = (trainer_of("mlp", where) for where in (fn.fully_sharded(min_size=16), None))
+    state = placed.fit((x, y), epochs=1, batch_size=16).best
+    there = jax.device_get(state._replace(key=0))._replace(key=jax.random.key(0))
+    chex.assert_trees_all_close(
+        placed.evaluate(state, (x[:50], y[:50]), batch_size=16),
+        alone.evaluate(there, (x[:50], y[:50]), batch_size=16),
+        rtol=1e-5,
+    )
+    chex.assert_trees_all_close(
+        placed.predict(state, x[:13]), alone.predict(there, x[:13]), rtol=0, atol=1e-5
+    )
+
+
+def test_a_fit_goes_on_from_any_placement(x64):
+    columns = rows(np.float64)
+    trainers = [
+        trainer_of("mlp", where)
+        for where in (None, fn.data_parallel(), fn.fully_sharded(some(2), min_size=16), None)
+    ]
+    whole = trainers[0].fit(columns, epochs=4, batch_size=16).last
+    state = None
+    for epoch, trainer in enumerate(trainers):
+        state = trainer.fit(columns, state=state, epochs=epoch + 1, batch_size=16).last
+    assert relative(jax.device_get(state.params), whole.params) <= 1e-9
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (
+            lambda: trainer_of("mlp", fn.data_parallel()).fit(rows(np.float32), batch_size=12),
+            "`fit`: batch_size must be a multiple of 8, the parts that the placement divides a "
+            "batch into, got 12. Take 16.",
+        ),
+        (
+            lambda: fn.on_mesh({"data": 3}),
+            "`on_mesh`: the sizes of the mesh must multiply to the number of devices, 8, got "
+            "{'data': 3}. Give one of them as -1 for what is left over.",
+        ),
+        (
+            lambda: fn.on_mesh({"data": -1}, shard="date"),
+            "`on_mesh`: 'date' is no axis of the mesh. Did you mean 'data'?",
+        ),
+        (
+            lambda: trainer_of(
+                "mlp", fn.on_mesh({"model": 8}, batch=(), rules={"6/kernel": (None, "model")})
+            ).fit(rows(np.float32)),
+            "`placement`: a rule must divide a param evenly, got (None, model) for 6/kernel: "
+            "float32[64, 3] on a mesh of {'model': 8}. Change the rule, or the size of the layer.",
+        ),
+        (
+            lambda: trainer_of(
+                "mlp", fn.on_mesh({"model": 8}, batch=(), rules={"head/*": ("model",)})
+            ).fit(rows(np.float32)),
+            "`placement`: a pattern must match some path of params, got 'head/*'.",
+        ),
+    ],
+    ids=["batch", "mesh", "axis", "uneven rule", "rule of nothing"],
+)
+def test_what_is_refused(call, words):
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 # the words are compared below
+        call()
+    assert words in str(caught.value)
+
+
+def test_a_placement_is_told_in_one_line():
+    placement = fn.on_mesh(
+        {"data": -1, "model": 2}, rules={"**/kernel": (None, "model")}, shard="data"
+    )
+    assert repr(placement) == (
+        "Placement(data=4, model=2; batch over data; **/kernel as (None, model); "
+        "from 16,384 elements on over data)"
+    )
