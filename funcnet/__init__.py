@@ -66,15 +66,36 @@ from funcnet.training import averaged, ema, loss_scaling, objective, swa, unpack
 from funcnet.types import Model, TrainState
 
 if TYPE_CHECKING:
-    from funcnet.inspect import graph, plot, plot_confusion, summary
+    from funcnet.inspect import describe, graph, plot, plot_confusion, summary
+    from funcnet.studies import (
+        bias_variance,
+        cross_validate,
+        ensemble,
+        halving,
+        learning_curve,
+        log_uniform,
+        sweep,
+        temperature,
+        uniform,
+    )
 
 __version__ = "0.1.0"
 
 LAZY = {
+    "bias_variance": "funcnet.studies",
+    "cross_validate": "funcnet.studies",
+    "describe": "funcnet.inspect",
+    "ensemble": "funcnet.studies",
     "graph": "funcnet.inspect",
+    "halving": "funcnet.studies",
+    "learning_curve": "funcnet.studies",
+    "log_uniform": "funcnet.studies",
     "plot": "funcnet.inspect",
     "plot_confusion": "funcnet.inspect",
     "summary": "funcnet.inspect",
+    "sweep": "funcnet.studies",
+    "temperature": "funcnet.studies",
+    "uniform": "funcnet.studies",
 }
 """Names that are loaded at their first use, with what they stand on."""
 
@@ -97,18 +118,22 @@ __all__ = [
     "averaged",
     "avg_pool",
     "batch_norm",
+    "bias_variance",
     "branches",
     "conv",
     "conv_transpose",
+    "cross_validate",
     "data",
     "data_parallel",
     "decoder_block",
     "dense",
+    "describe",
     "dropout",
     "early_stopping",
     "ema",
     "embedding",
     "encoder_block",
+    "ensemble",
     "flatten",
     "fully_sharded",
     "gaussian_noise",
@@ -117,12 +142,15 @@ __all__ = [
     "graph",
     "group_norm",
     "gru",
+    "halving",
     "instance_norm",
     "is_training",
     "json_lines",
     "layer_norm",
     "layer_stack",
     "learned_positions",
+    "learning_curve",
+    "log_uniform",
     "loss_scaling",
     "lstm",
     "make_run",
@@ -150,10 +178,13 @@ __all__ = [
     "stopping",
     "summary",
     "swa",
+    "sweep",
+    "temperature",
     "time_distributed",
     "training",
     "tree",
     "types",
+    "uniform",
     "unpack",
     "upsample",
     "wire",

@@ -38,6 +38,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
         "Did you mean 'val_loss'?"
     """
     known = list(known)
+    if not known:
+        return "None is known."
     near = difflib.get_close_matches(name, known, n=1)
     if near:
         return f"Did you mean {near[0]!r}?"
@@ -51,8 +53,13 @@ def differences(expected: PyTree, actual: PyTree) -> list[str]:
         >>> import numpy as np
         >>> differences({"bias": np.zeros(2), "kernel": np.zeros((3, 2))}, {"bias": np.zeros(3)})
         ['bias: expected float64[2], got float64[3]', 'kernel: missing, expected float64[3, 2]']
+        >>> differences(np.zeros(2), np.zeros(3))
+        ['float64[3] in place of float64[2]']
     """
     want, got = tree.paths(expected), tree.paths(actual)
+    if "" in want or "" in got:  # one array, which has no path
+        words = describe(actual), describe(expected)
+        return [f"{words[0]} in place of {words[1]}"] if words[0] != words[1] else []
     lines = []
     for path, leaf in want.items():
         if path not in got:
@@ -81,3 +88,56 @@ def positive(function: str, **arguments: Any) -> None:
             raise TypeError(words)
         if value < 1:
             raise ValueError(words)
+
+
+def positive_number(
+    function: str, name: str, value: Any, *, zero: bool = False, say: float = 1.0
+) -> None:
+    """Raises unless an argument is a positive number or scalar array; of what is traced, a scalar.
+
+    Args:
+        function: the public function that asks.
+        name: its argument.
+        value: what came.
+        zero: whether 0 is allowed too.
+        say: what could be given.
+
+    Example:
+        >>> positive_number("clip_gradient", "norm", -1.0)
+        Traceback (most recent call last):
+        ValueError: `clip_gradient`: norm must be a positive number, got -1.0. Give 1.0 say.
+    """
+    kind = "number, 0 or more" if zero else "positive number"
+    words = f"`{function}`: {name} must be a {kind}, got {describe(value)}. Give {say} say."
+    scalar_number(words, value)
+    if not isinstance(value, jax.core.Tracer) and not (value > 0 or (zero and value == 0)):
+        raise ValueError(words)
+
+
+def scalar_number(words: str, value: Any) -> None:
+    """Raises with these words unless a value is a real number or a scalar array of them."""
+    number = isinstance(value, int | float | np.ndarray | np.generic | jax.Array)
+    if not number or isinstance(value, bool) or np.iscomplexobj(value):
+        raise TypeError(words)
+    if np.shape(value):
+        raise ValueError(words)
+
+
+def function(public: str, f: Any, name: str = "f") -> None:
+    """Raises unless an argument is a function.
+
+    Args:
+        public: the public function that asks.
+        f: the argument.
+        name: what it is called there.
+
+    Example:
+        >>> function("grad", 3.0)
+        Traceback (most recent call last):
+        TypeError: `grad`: f must be a function, got 3.0. Give it first, its arguments after it.
+    """
+    if not callable(f):
+        raise TypeError(
+            f"`{public}`: {name} must be a function, got {describe(f)}. "
+            "Give it first, its arguments after it."
+        )

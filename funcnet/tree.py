@@ -1,8 +1,9 @@
 """Pytrees by path: the leaves with their names, sizes, and how two trees differ."""
 
+import difflib
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -14,14 +15,23 @@ from funcnet.types import PyTree
 def paths(tree: PyTree) -> dict[str, Any]:
     """Leaves of `tree` by path, such as `"encoder/0/kernel"`, in the order of `jax.tree.leaves`.
 
+    Raises:
+        ValueError: two leaves have the same path.
+
     Example:
         >>> paths({"a": [1, 2], "b": {"c": 3}})
         {'a/0': 1, 'a/1': 2, 'b/c': 3}
     """
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
+    found: dict[str, Any] = {}
+    for keys, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        path = jax.tree_util.keystr(keys, simple=True, separator="/")
+        if path in found:
+            raise ValueError(
+                f"`paths`: each leaf must have a path of its own, got {path!r} twice. "
+                "Rename the key that has a '/' in it."
+            )
+        found[path] = leaf
+    return found
 
 
 def select(function: str, tree: PyTree, pattern: str) -> dict[str, Any]:
@@ -50,9 +60,25 @@ def select(function: str, tree: PyTree, pattern: str) -> dict[str, Any]:
     if not found:
         raise ValueError(
             f"`{function}`: a pattern must match some path of params, got {pattern!r}. "
-            f"The paths are {', '.join(by_path)}."
+            f"{other_than(pattern, by_path)}"
         )
     return found
+
+
+def other_than(pattern: str, paths: Iterable[str]) -> str:
+    """What might have been meant by a pattern that matches no path.
+
+    Example:
+        >>> other_than("head", ["head/bias", "head/kernel"])
+        "Did you mean 'head/**'? The paths are head/bias, head/kernel."
+    """
+    known = list(paths)
+    if known == [""]:
+        return "It is one array, without a path."
+    trees = [f"{pattern}/**"] if any(path.startswith(f"{pattern}/") for path in known) else []
+    near = trees or difflib.get_close_matches(pattern, known, n=1)
+    meant = "".join(f"Did you mean {each!r}? " for each in near)
+    return f"{meant}The paths are {', '.join(known)}."
 
 
 def partition(tree: PyTree, chosen: Callable[[str, Any], bool]) -> tuple[PyTree, PyTree]:

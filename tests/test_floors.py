@@ -22,7 +22,7 @@ FLOORS = {
     "training": 5,
     "trainer": 7,
     "inspect": 8,
-    "studies": 8,
+    "studies": 9,
 }
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 

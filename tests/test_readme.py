@@ -16,7 +16,7 @@ def test_every_block_of_the_readme_runs(tmp_path, monkeypatch):
     y = (x[:, 0, 0, 0] * 10).astype(int)
     names = {"x": x, "y": y, "xt": x, "yt": y}
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     for block in blocks:
         with jax.numpy_rank_promotion("allow"):  # a user's own setting
             exec(compile(block.replace("epochs=50", "epochs=2"), str(PAGE), "exec"), names)

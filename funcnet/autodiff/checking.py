@@ -95,16 +95,17 @@ def check_grads(
     """Compares a function's derivatives in forward and reverse mode with central differences.
 
     All is computed in 64 bits whatever the caller's setting, with the real floats of `args`
-    converted. Other leaves (integers, keys, what is no array) are passed by. The outputs are
-    contracted with a random `c`, and each leaf gets its own random direction `v`, so that the
-    numbers compared are, with `w` a random direction over all leaves,
+    converted. Other leaves (integers, keys, what is no array) are passed by, and inf and NaN among
+    the numbers are not moved. The outputs are contracted with a random `c`, and each leaf gets its
+    own random direction `v`, so that the numbers compared are, with `w` a random direction over
+    all leaves,
 
         order 1: c . J v        order 2: d/dt (c . J(x + t v) w)
 
     Differences are taken at 12 step sizes, a factor 4 apart, each two of which make one Richardson
-    extrapolation, `(16 D(h/4) - D(h)) / 15`. The step whose value moves least from the one before
-    and to the one after is taken, and the movement is its error. At order 2 it is the derivative
-    of order 1 that is differenced. Verdicts, by leaf and order:
+    extrapolation, `(16 D(h/4) - D(h)) / 15`. The step whose value moves least, against its size,
+    from the one before and to the one after is taken, and the movement is its error. At order 2 it
+    is the derivative of order 1 that is differenced. Verdicts, by leaf and order:
 
     | verdict | meaning |
     | --- | --- |
@@ -139,9 +140,9 @@ def check_grads(
         The report: print it, or ask for `ok` and `worst`.
 
     Raises:
-        TypeError: f is not callable, `args` hold no real floats, or complex or traced arrays; f
-            gives no real floats, or complex numbers.
-        ValueError: `order`, `modes` or `directions` is not one of those allowed.
+        TypeError: f is not callable, `key` is no key, `args` hold no real floats, or complex or
+            traced arrays; f gives no real floats, or complex numbers.
+        ValueError: `order`, `modes`, `directions` or `rtol` is not one of those allowed.
         Exception: whatever f, or a rule of its own, raises.
 
     Example:
@@ -155,7 +156,7 @@ def check_grads(
     Source: Ridders, "Accurate computation of F'(x) and F'(x)F''(x)" (1982), for steps chosen by
     the agreement of extrapolations; we extrapolate once, which kinks near by disturb less.
     """
-    check_settings(f, order, modes, directions)
+    check_settings(f, order, modes, directions, rtol, key)
     narrow = jax.dtypes.canonicalize_dtype(float) == np.float32
     with jax.enable_x64(True):
         problem = pose(f, args)
@@ -194,14 +195,15 @@ def check_direction(
 ) -> list[GradRow]:
     """The rows of all leaves, each along one random direction."""
     c = [draw.standard_normal(a.shape) for a in problem.outputs]
-    w, every = ([size_of(a) * draw.standard_normal(a.shape) for a in problem.x] for _ in range(2))
-    alone = [[a * (i == k) for i, a in enumerate(every)] for k in range(len(every))]
+    w, every = ([direction(a, draw) for a in problem.x] for _ in range(2))
+    alone = [[a if i == k else 0 * a for i, a in enumerate(every)] for k in range(len(every))]
     derived = [programs.derive(problem.x, c, w, v) for v in alone]
-    size = derived[0][1] + max((abs(a) for each, _ in derived for a in each.values()), default=0.0)
+    size = derived[0][1]
     rows = []
     for order in range(1, programs.order + 1):
         names = programs.names(order)
         values = [{name: each[name] for name in names} for each, _ in derived]
+        size += max((abs(a) for each in values for a in each.values()), default=0.0)
         for path, v, by_mode in zip(problem.paths, alone, values, strict=True):
             if not by_mode:
                 rows.append(GradRow(path, order, {}, math.nan, 0.0, math.nan, math.nan, "no rule"))
@@ -211,9 +213,15 @@ def check_direction(
     return rows
 
 
+def direction(leaf: jax.Array, draw: np.random.Generator) -> np.ndarray[Any, Any]:
+    """A random direction of a leaf's size, in which numbers that are not finite do not move."""
+    return np.isfinite(leaf) * size_of(leaf) * draw.standard_normal(leaf.shape)
+
+
 def size_of(leaf: jax.Array) -> float:
-    """The root mean square of a leaf, or 1 where that is 0."""
+    """The root mean square of a leaf's finite numbers, or 1 where that is 0."""
     numbers = np.abs(np.asarray(leaf))
+    numbers = numbers[np.isfinite(numbers)]
     most = float(np.max(numbers, initial=0.0)) or 1.0
     return most * float(np.sqrt(np.sum((numbers / most) ** 2) / max(numbers.size, 1))) or 1.0
 
@@ -232,7 +240,7 @@ def judge(
         place: its path and order.
         values: the derivative along one direction by mode.
         along: the function of one number whose derivative at 0 it is.
-        size: of the terms of f, and of its greatest derivative: what rounding errors go by.
+        size: of the terms of f, and of its greatest derivatives: what rounding errors go by.
         dtype: the coarsest in which f computes.
         rtol: the relative error that is still right.
     """
@@ -240,10 +248,10 @@ def judge(
     if not all(map(math.isfinite, [size, *numbers])):
         return GradRow(*place, values, math.nan, 0.0, math.nan, math.nan, "nan")
     eps = rounding(dtype)
-    found = central(lambda t: float(along(t)), eps * size)
-    settled = [found.value] if math.isfinite(found.value) else []
     # Below this part of the size there is nothing but rounding errors.
     least = max(1e-8, 1e5 * eps) * size
+    found = central(lambda t: float(along(t)), eps * size, least)
+    settled = [found.value] if math.isfinite(found.value) else []
     scale = max(*map(abs, numbers + settled), least) or 1.0
     between = (max(numbers) - min(numbers)) / scale
     off = max(abs(number - found.value) for number in numbers) / scale
@@ -293,6 +301,13 @@ def notes(problem: Problem, programs: Programs) -> tuple[str, ...]:
     lines = [f"no {', '.join(names)}: {words}" for words, names in by_words.items()]
     if not programs.finite:
         lines.append("f itself is not finite at args")
+    still = [
+        path
+        for path, leaf in zip(problem.paths, problem.x, strict=True)
+        if not np.isfinite(leaf).all()
+    ]
+    if still:
+        lines.append(f"inf or NaN in {', '.join(still)}: these numbers stay as they are")
     if problem.passed:
         lines.append(f"passed by: {', '.join(problem.passed)}")
     if problem.dtype != np.float64:
@@ -302,13 +317,9 @@ def notes(problem: Problem, programs: Programs) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def check_settings(f: Any, order: Any, modes: Any, directions: Any) -> None:
+def check_settings(f: Any, order: Any, modes: Any, directions: Any, rtol: Any, key: Any) -> None:
     """Raises unless the settings of `check_grads` are some."""
-    if not callable(f):
-        raise TypeError(
-            f"`check_grads`: f must be a function, got {errors.describe(f)}. "
-            "Give the function first and its arguments after it."
-        )
+    errors.function("check_grads", f)
     if order not in (1, 2):
         raise ValueError(
             f"`check_grads`: order must be 1 or 2, got {order!r}. "
@@ -320,3 +331,8 @@ def check_settings(f: Any, order: Any, modes: Any, directions: Any) -> None:
             "Say `modes=('fwd', 'rev')`."
         )
     errors.positive("check_grads", directions=directions)
+    errors.positive_number("check_grads", "rtol", rtol, say=1e-6)
+    if key is not None and not isinstance(key, jax.Array):
+        raise TypeError(
+            f"`check_grads`: key must be a key of JAX, got {key!r}. Say `key=jax.random.key(3)`."
+        )

@@ -169,6 +169,7 @@ def gauss_newton(
     wrt: Wrt = None,
 ) -> tuple[LinearOperator, PyTree]:
     """`gauss_newton_operator` on behalf of a public function, and the leaves left out."""
+    errors.function(function, loss, "loss")
 
     def curvature(outputs: PyTree) -> LinearMap:
         return hessian_map(lambda y: gradients.scalar(function, loss(y), "loss"), outputs)

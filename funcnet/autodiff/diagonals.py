@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from funcnet import errors, tree
 from funcnet.autodiff import chunks, probes
 from funcnet.autodiff.matrices import CHUNK_BYTES, unit
-from funcnet.autodiff.operators import LinearOperator
+from funcnet.autodiff.operators import LinearOperator, check_square
 from funcnet.types import PyTree
 
 
@@ -131,7 +131,8 @@ def estimate_trace(
     Unbiased. The variance is `2 sum_{i≠j} A_ij²` a sample for symmetric A: it is zero, and one
     sample exact, where A is diagonal.
 
-    Cost: `samples` products.
+    Cost: `samples` products. Outside of `jax.jit` each call compiles anew: compile what calls this
+    often, with the making of the operator in it.
 
     Args:
         operator: a square operator, such as a Hessian.
@@ -186,7 +187,7 @@ def estimate(
     keys = jax.random.split(key, samples)
     size = chunks.chunk_size(function, chunk_bytes, of_keys, keys)
     mean, squares = chunks.moments(of_keys, keys, size)
-    error = jax.tree.map(lambda leaf: root(leaf / (samples * (samples - 1))), squares)
+    error = jax.tree.map(lambda leaf: probes.root(leaf / (samples * (samples - 1))), squares)
     return Estimate(mean, error)
 
 
@@ -204,23 +205,3 @@ def flat_diagonal(function: str, operator: LinearOperator, chunk_bytes: int) -> 
     size = chunks.chunk_size(function, chunk_bytes, of_positions, places)
     elements: jax.Array = chunks.mapped(of_positions, places, size)
     return elements
-
-
-def check_square(function: str, operator: LinearOperator) -> None:
-    """Raises unless an operator maps trees to trees like them, of an element or more."""
-    wrong = errors.differences(operator.input, operator.output)
-    if wrong:
-        raise ValueError(
-            f"`{function}`: the operator's output must be like its input, got {'; '.join(wrong)}."
-        )
-    if tree.size(operator.input) == 0:
-        raise ValueError(
-            f"`{function}`: the operator's input must have an element or more, got "
-            f"{errors.describe(operator.input)}."
-        )
-
-
-def root(x: jax.Array) -> jax.Array:
-    """The square root, with a derivative of 0 at 0."""
-    zero = x == 0
-    return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, x)))

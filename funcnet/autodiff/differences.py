@@ -19,7 +19,8 @@ class Difference(NamedTuple):
     Attributes:
         value: the slope; NaN where no step gives a finite one.
         step: the step that was chosen.
-        error: how far the value moves between steps.
+        error: how far the value moves between steps; inf where that is 1 part in 100, or where
+            shorter steps tell something else.
         kink: whether the slopes to the left and to the right differ at all small steps.
     """
 
@@ -29,12 +30,16 @@ class Difference(NamedTuple):
     kink: bool
 
 
-def central(along: Callable[[float], float], noise: float) -> Difference:
+def central(along: Callable[[float], float], noise: float, least: float = 0.0) -> Difference:
     """The slope of `along` at 0, from central differences extrapolated once.
+
+    The step is that at which the value moves least against its own size: the steps that are too
+    long for a fast oscillation give small values, which agree less well than those of short ones.
 
     Args:
         along: the function.
         noise: the rounding error of its values.
+        least: the size below which a slope counts as zero.
 
     Example:
         >>> found = central(math.exp, 1e-16)
@@ -48,13 +53,16 @@ def central(along: Callable[[float], float], noise: float) -> Difference:
     left = [(middle - along(-h)) / h for h in STEPS]
     slopes = [(a + b) / 2 for a, b in zip(right, left, strict=True)]
     limits = extrapolated(slopes)
-    best, error = 0, math.inf
+    best, error, part = 0, math.inf, math.inf
     for k in range(1, len(limits) - 1):
-        moves = abs(limits[k] - limits[k - 1]), abs(limits[k] - limits[k + 1])
-        found = max(*moves, noise / STEPS[k + 1])
-        if all(map(math.isfinite, moves)) and found < error:
-            best, error = k, found
+        near = limits[k - 1 : k + 2]
+        found = max(abs(limits[k] - near[0]), abs(limits[k] - near[2]), noise / STEPS[k + 1])
+        size = max(*map(abs, near), least) or 1.0
+        if all(map(math.isfinite, near)) and found / size < part:
+            best, error, part = k, found, found / size
     value = limits[best] if best else math.nan
+    if part > 1e-2 or is_contradicted(limits, best, error, least):
+        error = math.inf
     return Difference(value, STEPS[best + 1], error, is_kink(right, left, noise))
 
 
@@ -62,6 +70,17 @@ def extrapolated(slopes: Sequence[float]) -> list[float]:
     """Each two differences at steps `h` and `h / RATIO`, without their error of order `h**2`."""
     square = RATIO**2
     return [(square * fine - rough) / (square - 1) for rough, fine in pairwise(slopes)]
+
+
+def is_contradicted(limits: Sequence[float], best: int, error: float, least: float) -> bool:
+    """Whether a shorter step tells another slope, by more than rounding can: it grows as 1 / step.
+
+    Steps that are too long for an oscillation may agree by chance.
+    """
+    value = limits[best]
+    floor = 1e-2 * max(abs(value), least)
+    finer = enumerate(limits[best + 1 :], start=1)
+    return any(abs(a - value) > max(floor, 100 * error * RATIO**k) for k, a in finer)
 
 
 def is_kink(right: Sequence[float], left: Sequence[float], noise: float) -> bool:
@@ -82,7 +101,8 @@ def is_kink(right: Sequence[float], left: Sequence[float], noise: float) -> bool
 def coarsest(jaxpr: Any) -> Any:
     """The dtype with the fewest digits among what a jaxpr computes from its inputs.
 
-    Arrays that do not depend on the inputs, such as constants in float32, do not count.
+    Arrays that do not depend on the inputs, such as constants in float32, do not count, but those
+    that a loop, or the solver of an implicit solution, takes along do.
 
     Example:
         >>> import jax, jax.numpy as jnp

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from funcnet import errors, tree
-from funcnet.autodiff import solvers
+from funcnet.autodiff import probes, solvers
 from funcnet.autodiff.operators import LinearOperator
 from funcnet.types import PyTree
 
@@ -53,21 +53,25 @@ class Equation:
         def _(primals: tuple[Any, Any], tangents: tuple[Any, Any]) -> tuple[PyTree, PyTree]:
             x, args = primals
             x = attached(x, args)  # with its own derivative, for the second one
-            return x, self._tangent(x, args, tangents[1], tol)
+            return x, self.tangent(x, args, tangents[1], tol)
 
-        return attached(self._accepted(found, fixed, tol), args)
+        return attached(self.accepted(strong(found), fixed, tol), args)
 
-    def _accepted(self, x: PyTree, args: tuple[Any, ...], tol: float) -> PyTree:
-        residual, along = jax.jvp(lambda x: self.F(x, *args), (x,), (x,))
-        return _or_nan(x, _small(solvers.norm(residual), tol, 1 + solvers.norm(along)))
+    def accepted(self, x: PyTree, args: tuple[Any, ...], tol: float) -> PyTree:
+        """`x`, or NaN where `F(x)` is large against what changes of x make of it."""
+        residual, along = jax.linearize(lambda x: self.F(x, *args), x)
+        signs = probes.signs(jax.random.key(0), x)
+        slope = probes.norm(along(signs)) / math.sqrt(tree.size(x))
+        return or_nan(x, small(probes.norm(residual), tol, slope + probes.norm(along(x))))
 
-    def _tangent(
+    def tangent(
         self, x: PyTree, args: tuple[Any, ...], args_dot: tuple[Any, ...], tol: float
     ) -> PyTree:
+        """The derivative of the solution along `args_dot`."""
         _, b = jax.jvp(lambda args: self.F(x, *args), (args,), (args_dot,))
         _, mv = jax.linearize(lambda x: self.F(x, *args), x)
         finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(x)]))
-        minus_b = _or_nan(jax.tree.map(jnp.negative, b), finite)
+        minus_b = or_nan(jax.tree.map(jnp.negative, b), finite)
         spec = tree.spec(x)
         operator = LinearOperator(mv, spec, spec, self.definite, self.definite)
         return checked_solve(self.function, operator, minus_b, self.linear_solver, tol)
@@ -90,19 +94,20 @@ def checked_solve(
                 f"`{function}`: the linear solver must give a tree like b, got {'; '.join(wrong)}. "
                 "Let it return `x` alone."
             )
-        residual = solvers.norm(solvers.difference(mv(x), b))
-        return _or_nan(x, _small(residual, tol, solvers.norm(b)))
+        residual = probes.norm(solvers.difference(mv(x), b))
+        return or_nan(x, small(residual, tol, probes.norm(b)))
 
     transposed = None if A.symmetric else solve
     return jax.lax.custom_linear_solve(A.mv, b, solve, transposed, symmetric=A.symmetric)
 
 
-def _small(residual: jax.Array, tol: float, scale: jax.Array) -> jax.Array:
-    within = (residual <= tol * scale) | jnp.isinf(tol)  # inf * 0 is no reason to refuse
-    return jnp.isfinite(residual) & within
+def small(residual: jax.Array, tol: float, scale: jax.Array) -> jax.Array:
+    """Whether a residual is small against a scale, of whatever size that is itself."""
+    relative = jnp.where(residual == 0, 0, residual / scale)
+    return jnp.isfinite(residual) & ((relative <= tol) | jnp.isinf(tol))
 
 
-def _or_nan(x: PyTree, ok: jax.Array) -> PyTree:
+def or_nan(x: PyTree, ok: jax.Array) -> PyTree:
     """`x`, or NaN. A product, not a choice: it is linear, and its transpose gives NaN as well."""
     return jax.tree.map(lambda leaf: leaf * jnp.where(ok, 1.0, jnp.nan).astype(leaf.dtype), x)
 

@@ -87,6 +87,7 @@ def differentiated(
     function: str, f: Callable[..., Any], wrt: Wrt, has_aux: bool
 ) -> Callable[..., Any]:
     """`value_and_grad` on behalf of a public function, which its errors name."""
+    errors.function(function, f)
     check_wrt(function, wrt)
 
     @wraps(f)
@@ -129,7 +130,7 @@ def split(function: str, params: Params, wrt: Wrt = None) -> tuple[PyTree, PyTre
     if not found:
         raise ValueError(
             f"`{function}`: wrt must choose at least one leaf of params, got none of "
-            f"{', '.join(tree.paths(params))}."
+            f"{', '.join(tree.paths(params)) or 'one array'}. Give a pattern, or None for all."
         )
     check_real(function, found)
     chosen, rest = tree.partition(params, lambda path, leaf: path in found and tree.is_float(leaf))
@@ -146,22 +147,59 @@ def whole(grads: PyTree, rest: PyTree) -> PyTree:
     return tree.combine(grads, jax.tree.map(jnp.zeros_like, rest))
 
 
-def like(function: str, name: str, expected: PyTree, rest: PyTree, v: PyTree) -> PyTree:
-    """`v` as arrays without the leaves of `rest`; raises unless it is like `expected` then.
+def like(function: str, name: str, expected: PyTree, v: PyTree) -> PyTree:
+    """`v` as arrays, without what stands where `expected` has None; raises unless it is like it.
+
+    A Python number has no dtype of its own, and takes that which is expected.
 
     Args:
         function: the public function that asks.
         name: its argument, with what it must be like: `"v must be like params"`.
         expected: the arrays or `jax.ShapeDtypeStruct`s that are differentiated.
-        rest: the other leaves of params; what stands in their places in `v` is left out.
         v: the tree.
     """
-    passed_by = tree.paths(rest)
-    found, _ = tree.partition(v, lambda path, leaf: path not in passed_by)
+    found = without_others(expected, v)
+    others = {type(leaf).__name__ for leaf in jax.tree.leaves(found) if not is_array(leaf)}
+    if others:
+        raise TypeError(
+            f"`{function}`: {name}, got leaves of {', '.join(sorted(others))}. Give arrays alone."
+        )
     wrong = errors.differences(tree.spec(expected), tree.spec(found))
     if wrong:
-        raise ValueError(f"`{function}`: {name}, got {'; '.join(wrong)}.")
+        raise ValueError(
+            f"`{function}`: {name}, got {'; '.join(wrong)}. "
+            "Give an array of that shape and dtype for each leaf."
+        )
     return jax.tree.map(jnp.asarray, found)
+
+
+def without_others(expected: PyTree, v: PyTree) -> PyTree:
+    """`v` with what `expected` has where that has no leaves, or with None there if they differ.
+
+    Example:
+        >>> without_others({"kernel": jnp.ones(2), "steps": {"n": None}}, {"kernel": 1, "steps": 3})
+        {'kernel': 1, 'steps': {'n': None}}
+    """
+
+    def empty(part: Any) -> bool:
+        return not jax.tree.leaves(part)
+
+    def kept(want: Any, part: Any) -> Any:
+        if empty(want):
+            return want
+        number = isinstance(part, int | float) and not isinstance(part, bool)
+        return np.asarray(part, want.dtype) if number and not want.shape else part
+
+    try:
+        return jax.tree.map(kept, expected, v, is_leaf=empty)
+    except ValueError:  # JAX's, of another structure; `errors.differences` has better words
+        ends = jax.tree_util.tree_leaves_with_path(expected, is_leaf=lambda part: part is None)
+        aside = {
+            jax.tree_util.keystr(path, simple=True, separator="/")
+            for path, part in ends
+            if part is None
+        }
+        return tree.partition(v, lambda path, leaf: path not in aside)[0]
 
 
 def choice(function: str, params: Params, wrt: Wrt) -> Callable[[str, Any], bool]:
@@ -191,7 +229,10 @@ def check_params(function: str, params: Params) -> None:
     """Raises unless params hold arrays, one at least."""
     by_path = tree.paths(params)
     if not by_path:
-        raise ValueError(f"`{function}`: params must hold at least one array, got {params!r}.")
+        raise ValueError(
+            f"`{function}`: params must hold at least one array, got {params!r}. "
+            "There is nothing to differentiate by."
+        )
     others = {path: leaf for path, leaf in by_path.items() if not is_array(leaf)}
     if others:
         raise TypeError(
@@ -227,7 +268,7 @@ def pair(function: str, found: Any) -> tuple[Any, Any]:
     if not (isinstance(found, tuple) and len(found) == 2):
         raise TypeError(
             f"`{function}`: f must return a pair (value, aux) with has_aux=True, "
-            f"got {errors.describe(found)}."
+            f"got {errors.describe(found)}. Return a tuple of two."
         )
     return found
 

@@ -11,9 +11,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental import jet
 
 from funcnet import errors, tree
+from funcnet.autodiff import gradients
 from funcnet.types import PyTree
 
 
@@ -27,21 +29,25 @@ def taylor(
     Cost: about n² / 2 evaluations of `f` by Taylor mode (`jax.experimental.jet`) where `f` is made
     of operations that it knows, and of none with a rule of its own, which Taylor mode would
     pass over. Else forward mode in forward mode gives the same numbers, at 2ⁿ evaluations: so for
-    loops, `cond`, `sort`, `jnp.tan`, linear solves, `jax.nn.relu`. Forward or reverse mode, jit and
-    vmap apply to either.
+    loops, `cond`, `sort`, `jnp.tan`, linear solves, `jax.nn.relu`, the modulus of a complex number.
+    Forward or reverse mode, jit and vmap apply to either.
+
+    Where a derivative is not finite, or f is at the edge of where it has one or outside, Taylor
+    mode gives NaN, also for what would be inf or finite in forward mode: `sqrt`, `1 / x` and `log`
+    at 0, `log2` below it, `exp` where it is near to overflow.
 
     Args:
         f: `f(x, *args)`, any tree of arrays.
         x: a tree; its floats are moved along the direction, its other leaves passed by.
         direction: a tree like `x`; what stands in the place of a leaf that is no float is not read.
-        order: n, 0 or more, a Python number.
+        order: n, 0 or more.
         *args: further arguments of `f`.
 
     Returns:
         `(c₀, ..., cₙ)`, each a tree like `f(x, *args)`.
 
     Raises:
-        TypeError: `order` is not a whole number, or an output of `f` is no float.
+        TypeError: `f` is no function, `order` no whole number, or an output of `f` no float.
         ValueError: `order` is negative, `x` has no floats, or `direction` is not like `x`.
 
     Source:
@@ -53,15 +59,16 @@ def taylor(
         >>> print(f"{c0:.4f} {c1:.4f} {c2:.4f} {c3:.4f}")
         1.0000 1.0000 0.5000 0.1667
     """
-    _must_count("taylor", "order", order)
-    moving, rest = _floats("taylor", "x", x)
-    v = _direction(x, moving, direction)
+    errors.function("taylor", f)
+    order = counted("taylor", "order", order)
+    moving, rest = floats("taylor", "x", x)
+    v = gradients.like("taylor", "direction must be a tree like x", moving, direction)
 
     def along(leaves: list[jax.Array]) -> PyTree:
         moved = jax.tree.unflatten(jax.tree.structure(moving), leaves)
         return f(tree.combine(moved, rest), *args)
 
-    return _coefficients("taylor", along, jax.tree.leaves(moving), jax.tree.leaves(v), order)
+    return coefficients("taylor", along, jax.tree.leaves(moving), jax.tree.leaves(v), order)
 
 
 def nth_derivative(f: Callable[..., PyTree], n: int) -> Callable[..., PyTree]:
@@ -72,13 +79,14 @@ def nth_derivative(f: Callable[..., PyTree], n: int) -> Callable[..., PyTree]:
 
     Args:
         f: `f(x, *args)` with `x` float[].
-        n: the order, 0 or more, a Python number; 0 gives `f` itself.
+        n: the order, 0 or more; 0 gives `f` itself.
 
     Returns:
         `derivative(x, *args)`, a tree like `f(x, *args)`. Its cost is that of `taylor`.
 
     Raises:
-        TypeError: `n` is not a whole number; when called, `x` or an output of `f` is no float.
+        TypeError: `f` is no function, or `n` no whole number; when called, `x` or an output of `f`
+            is no float.
         ValueError: `n` is negative; when called, `x` is no scalar.
 
     Example:
@@ -88,11 +96,12 @@ def nth_derivative(f: Callable[..., PyTree], n: int) -> Callable[..., PyTree]:
         >>> print(jax.vmap(nth_derivative(lambda x: x**4, 2))(jnp.array([1.0, 2.0])))
         [12. 48.]
     """
-    _must_count("nth_derivative", "n", n)
+    errors.function("nth_derivative", f)
+    n = counted("nth_derivative", "n", n)
 
     def derivative(x: Any, *args: Any, **kwargs: Any) -> PyTree:
-        x = _number("nth_derivative", "x", x)
-        return _derivative("nth_derivative", lambda x: f(x, *args, **kwargs), x, n)
+        x = number("nth_derivative", "x", x)
+        return derivative_of("nth_derivative", lambda x: f(x, *args, **kwargs), x, n)
 
     return derivative
 
@@ -134,8 +143,8 @@ def partial(f: Callable[..., PyTree], *names: str) -> Callable[..., PyTree]:
         >>> print(jnp.abs(jax.vmap(residual)(points, points)).max() < 1e-5)
         True
     """
-    signature = _signature(f)
-    _must_name(names, signature.parameters)
+    signature = signature_of(f)
+    must_name(names, signature.parameters)
 
     def derivative(*args: Any, **kwargs: Any) -> PyTree:
         bound = signature.bind(*args, **kwargs)
@@ -145,14 +154,14 @@ def partial(f: Callable[..., PyTree], *names: str) -> Callable[..., PyTree]:
             now = inspect.BoundArguments(signature, {**bound.arguments, **values})
             return f(*now.args, **now.kwargs)
 
-        at = {name: _number("partial", name, bound.arguments[name]) for name in names}
-        return _mixed(of, at, Counter(names))
+        at = {name: number("partial", name, bound.arguments[name]) for name in names}
+        return mixed(of, at, Counter(names))
 
     derivative.__signature__ = signature  # type: ignore[attr-defined]  # what inspect reads
     return derivative
 
 
-def _mixed(
+def mixed(
     f: Callable[[Mapping[str, Any]], PyTree], at: Mapping[str, jax.Array], orders: Mapping[str, int]
 ) -> PyTree:
     """∂f at a point, the last name's derivative being the innermost."""
@@ -161,17 +170,18 @@ def _mixed(
     (name, order), *others = orders.items()
 
     def of_one(value: jax.Array) -> PyTree:
-        return _mixed(f, {**at, name: value}, dict(others))
+        return mixed(f, {**at, name: value}, dict(others))
 
-    return _derivative("partial", of_one, at[name], order)
-
-
-def _derivative(function: str, f: Callable[[Any], PyTree], x: jax.Array, n: int) -> PyTree:
-    coefficients = _coefficients(function, lambda xs: f(xs[0]), [x], [jnp.ones_like(x)], n)
-    return jax.tree.map(lambda leaf: leaf * math.factorial(n), coefficients[n])
+    return derivative_of("partial", of_one, at[name], order)
 
 
-def _coefficients(
+def derivative_of(function: str, f: Callable[[Any], PyTree], x: jax.Array, n: int) -> PyTree:
+    """The nth derivative of a function of one number."""
+    found = coefficients(function, lambda xs: f(xs[0]), [x], [jnp.ones_like(x)], n)
+    return jax.tree.map(lambda leaf: leaf * math.factorial(n), found[n])
+
+
+def coefficients(
     function: str,
     f: Callable[[list[jax.Array]], PyTree],
     x: list[jax.Array],
@@ -192,40 +202,46 @@ def _coefficients(
         )
     if order == 0:
         return (f(x),)
-    if _jet_knows(jaxpr.jaxpr):
-        return _by_jet(f, x, v, order)
-    return _by_jvps(f, x, v, order)
+    if jet_knows(jaxpr.jaxpr):
+        return by_jet(f, x, v, order)
+    return by_jvps(f, x, v, order)
 
 
-_UNTRUE = {"atan2", "clamp", "max", "min", "pow"}
+UNTRUE = {"acosh", "asinh", "atan2", "atanh", "clamp", "max", "min", "pow"}
 """Operations whose rule in `jet` differs from JAX's derivative: `pow` has log x, which is NaN for
-negative x, `atan2(y, x)` divides by x, and the others have other slopes at ties or fail there."""
+negative x, `atan2(y, x)` divides by x, those of hyperbolic functions lose digits, and the others
+have other slopes at ties or fail there."""
+
+UNTRUE_OF_COMPLEX = {"abs", "sign"}
 
 
-def _jet_knows(jaxpr: Any) -> bool:
+def jet_knows(jaxpr: Any) -> bool:
     """Whether Taylor mode has a true rule for every operation, inside of jitted functions too.
 
     It would pass over rules of functions' own (`custom_jvp`), for which there is no rule here.
     """
     for equation in jaxpr.eqns:
         name = equation.primitive.name
-        if equation.primitive not in jet.jet_rules or name in _UNTRUE:
+        if equation.primitive not in jet.jet_rules or name in UNTRUE:
             return False
-        if name in ("jit", "pjit") and not _jet_knows(equation.params["jaxpr"].jaxpr):
+        if name in UNTRUE_OF_COMPLEX and jnp.iscomplexobj(equation.invars[0].aval):
+            return False
+        if name in ("jit", "pjit") and not jet_knows(equation.params["jaxpr"].jaxpr):
             return False
     return True
 
 
-def _by_jet(
+def by_jet(
     f: Callable[[list[jax.Array]], PyTree], x: list[jax.Array], v: list[jax.Array], order: int
 ) -> tuple[PyTree, ...]:
+    """Taylor mode."""
     series = [[d] + [jnp.zeros_like(d)] * (order - 1) for d in v]
     value, outputs = jet.jet(lambda *x: f(list(x)), x, series, factorial_scaled=False)
     by_order = [jax.tree.map(lambda _, s, k=k: s[k], value, outputs) for k in range(order)]
     return (f(x), *by_order)  # its own value of tanh x is 2 logistic(2 x) - 1: no digits near 0
 
 
-def _by_jvps(
+def by_jvps(
     f: Callable[[list[jax.Array]], PyTree], x: list[jax.Array], v: list[jax.Array], order: int
 ) -> tuple[PyTree, ...]:
     """Forward mode in forward mode: the kth gives the derivatives up to the kth at once."""
@@ -242,7 +258,7 @@ def _by_jvps(
     )
 
 
-def _floats(function: str, name: str, x: PyTree) -> tuple[PyTree, PyTree]:
+def floats(function: str, name: str, x: PyTree) -> tuple[PyTree, PyTree]:
     """The float leaves as arrays, and the others."""
     moving, rest = tree.partition(x, lambda path, leaf: tree.is_float(leaf))
     if not jax.tree.leaves(moving):
@@ -253,21 +269,11 @@ def _floats(function: str, name: str, x: PyTree) -> tuple[PyTree, PyTree]:
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), moving), rest
 
 
-def _direction(x: PyTree, moving: PyTree, direction: PyTree) -> PyTree:
-    known = tree.paths(moving)
-    v, _ = tree.partition(direction, lambda path, leaf: path in known)
-    v = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), v)
-    wrong = errors.differences(tree.spec(moving), tree.spec(v))
-    if wrong:
-        raise ValueError(
-            f"`taylor`: direction must be a tree like x, got {'; '.join(wrong)}. "
-            "Give one number for each float of x, in its dtype."
-        )
-    return v
-
-
-def _number(function: str, name: str, x: Any) -> jax.Array:
+def number(function: str, name: str, x: Any) -> jax.Array:
+    """A float scalar as an array; raises unless it is one."""
     words = f"`{function}`: {name} must be a float scalar, got {errors.describe(x)}."
+    if isinstance(x, int) and not isinstance(x, bool):
+        raise TypeError(f"{words} Write {float(x)}.")
     if not jax.tree_util.all_leaves([x]) or not tree.is_float(x):
         raise TypeError(f"{words} Cast it, or take `taylor` for a tree.")
     if jnp.shape(x):
@@ -275,15 +281,18 @@ def _number(function: str, name: str, x: Any) -> jax.Array:
     return jnp.asarray(x, jnp.result_type(x))
 
 
-def _must_count(function: str, name: str, value: Any) -> None:
+def counted(function: str, name: str, value: Any) -> int:
+    """A whole number, 0 or more, as Python's; raises unless it is one."""
     words = f"`{function}`: {name} must be a whole number, 0 or more, got {value!r}."
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise TypeError(words)
     if value < 0:
         raise ValueError(words)
+    return int(value)
 
 
-def _signature(f: Callable[..., Any]) -> inspect.Signature:
+def signature_of(f: Callable[..., Any]) -> inspect.Signature:
+    """The arguments of a function; raises where they are not known."""
     try:
         return inspect.signature(f)
     except (TypeError, ValueError) as error:
@@ -293,7 +302,8 @@ def _signature(f: Callable[..., Any]) -> inspect.Signature:
         ) from error
 
 
-def _must_name(names: tuple[str, ...], parameters: Mapping[str, inspect.Parameter]) -> None:
+def must_name(names: tuple[str, ...], parameters: Mapping[str, inspect.Parameter]) -> None:
+    """Raises unless there are names, and each is an argument."""
     variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     known = [name for name, parameter in parameters.items() if parameter.kind not in variadic]
     if not names:

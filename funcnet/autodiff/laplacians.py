@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from funcnet import tree
+from funcnet import errors, tree
 from funcnet.autodiff import chunks, gradients
 from funcnet.autodiff.gradients import Wrt
 from funcnet.autodiff.matrices import CHUNK_BYTES, unit
@@ -48,6 +48,7 @@ def laplacian(
         >>> laplacian(lambda x: jnp.stack([x @ x, x[0]]), jnp.ones(3)).tolist()
         [6.0, 0.0]
     """
+    errors.function("laplacian", f)
     chosen, rest = gradients.split("laplacian", params, wrt)
 
     def of_chosen(chosen: PyTree) -> PyTree:

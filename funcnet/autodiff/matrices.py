@@ -188,7 +188,7 @@ def unit(like: PyTree, index: jax.Array) -> PyTree:
 
 def matrix(stack: jax.Array, outputs: PyTree, inputs: PyTree) -> jax.Array:
     """The one matrix, in the widest dtype of all leaves."""
-    return stack.astype(jnp.result_type(*jax.tree.leaves((outputs, inputs))))
+    return stack.astype(jnp.result_type(*(x.dtype for x in jax.tree.leaves((outputs, inputs)))))
 
 
 def rows(stack: PyTree, outputs: PyTree, inputs: PyTree) -> PyTree:
@@ -200,7 +200,8 @@ def rows(stack: PyTree, outputs: PyTree, inputs: PyTree) -> PyTree:
 
         def block(part: jax.Array) -> jax.Array:
             shape = (*leaf.shape, *part.shape[1:])
-            return part[start:stop].reshape(shape).astype(jnp.result_type(part, leaf))
+            # by dtypes: those of Python numbers would give way as arrays
+            return part[start:stop].reshape(shape).astype(jnp.result_type(part.dtype, leaf.dtype))
 
         return jax.tree.map(block, stack)
 
@@ -215,7 +216,7 @@ def columns(stack: PyTree, outputs: PyTree, inputs: PyTree) -> PyTree:
         def block(leaf: jax.Array, start: int) -> jax.Array:
             shape = (*part.shape[:-1], *leaf.shape)
             cut = part[..., start : start + leaf.size]
-            return cut.reshape(shape).astype(jnp.result_type(part, leaf))
+            return cut.reshape(shape).astype(jnp.result_type(part.dtype, leaf.dtype))
 
         return jax.tree.unflatten(structure, map(block, leaves, offsets(leaves)))
 

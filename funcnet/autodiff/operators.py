@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from funcnet import tree
+from funcnet import errors, tree
 from funcnet.autodiff import gradients
 from funcnet.autodiff.gradients import Wrt
 from funcnet.types import Params, PyTree
@@ -46,9 +46,12 @@ class LinearOperator:
     positive_semidefinite: bool = False
 
     def __matmul__(self, v: PyTree) -> PyTree:
-        """The product; raises `ValueError` unless `v` is a tree like `input`."""
+        """The product; raises `ValueError` unless `v` is a tree like `input`.
+
+        What stands in `v` where `input` has None is not looked at.
+        """
         words = "v must be like its input"
-        return self.mv(gradients.like("LinearOperator", words, self.input, None, v))
+        return self.mv(gradients.like("LinearOperator", words, self.input, v))
 
     @property
     def T(self) -> "LinearOperator":  # noqa: N802  # as arrays call it
@@ -163,6 +166,7 @@ def chosen_floats(
     name: str = "f",
 ) -> tuple[LinearMap, PyTree, PyTree]:
     """`f` as a function of the chosen leaves of params, checked to give floats, and the split."""
+    errors.function(function, f, name)
     chosen, rest = gradients.split(function, params, wrt)
 
     def of_chosen(chosen: PyTree) -> PyTree:
@@ -175,9 +179,25 @@ def chosen_gradient(
     function: str, f: Callable[..., Any], params: Params, args: tuple[Any, ...], wrt: Wrt = None
 ) -> tuple[LinearMap, PyTree, PyTree]:
     """The gradient of `f` as a function of the chosen leaves of params, and the split."""
+    errors.function(function, f)
     chosen, rest = gradients.split(function, params, wrt)
 
     def of_chosen(chosen: PyTree) -> Any:
         return gradients.scalar(function, f(tree.combine(chosen, rest), *args))
 
     return jax.grad(of_chosen), chosen, rest
+
+
+def check_square(function: str, operator: LinearOperator) -> None:
+    """Raises unless an operator maps trees to trees like them, of an element or more."""
+    wrong = errors.differences(operator.input, operator.output)
+    if wrong:
+        raise ValueError(
+            f"`{function}`: the operator's output must be like its input, got {'; '.join(wrong)}. "
+            "Take a square one."
+        )
+    if tree.size(operator.input) == 0:
+        raise ValueError(
+            f"`{function}`: the operator's input must have an element or more, got "
+            f"{errors.describe(operator.input)}. Leave out what is empty."
+        )

@@ -123,7 +123,7 @@ def per_example_norms(
     stacked, batch, _ = prepared("per_example_norms", f, params, batch, wrt)
 
     def of_rows(examples: PyTree) -> jax.Array:
-        return norms(stacked(examples))
+        return jax.vmap(probes.norm)(stacked(examples))
 
     size = chunks.chunk_size("per_example_norms", chunk_bytes, of_rows, batch)
     found: jax.Array = chunks.mapped(of_rows, batch, size)
@@ -226,13 +226,12 @@ def clipped_sum(
 
     Source: Abadi et al. 2016, Deep Learning with Differential Privacy, algorithm 1.
     """
-    if not isinstance(norm, jax.core.Tracer) and not norm > 0:
-        raise ValueError(f"`clipped_sum`: norm must be positive, got {norm!r}.")
+    errors.positive_number("clipped_sum", "norm", norm)
     stacked, batch, rest = prepared("clipped_sum", f, params, batch, wrt)
 
     def of_rows(examples: PyTree) -> tuple[PyTree, jax.Array]:
         grads = stacked(examples)
-        sizes = norms(grads)
+        sizes = jax.vmap(probes.norm)(grads)
         above = sizes > norm
         scale = jnp.where(above, norm / jnp.where(above, sizes, 1), 1)
         scale = jnp.where(jnp.isfinite(sizes), scale, jnp.nan)
@@ -310,6 +309,7 @@ def prepared(
     function: str, f: Callable[[Params, Any], Any], params: Params, batch: PyTree, wrt: Wrt
 ) -> tuple[Callable[[PyTree], PyTree], PyTree, PyTree]:
     """The gradients of a batch, stacked, as a function of it; the batch as arrays; other leaves."""
+    errors.function(function, f)
     chosen, rest = gradients.split(function, params, wrt)
     batch = jax.tree.map(jnp.asarray, batch)
     check_batch(function, batch)
@@ -336,18 +336,6 @@ def check_batch(function: str, batch: PyTree) -> None:
             f"`{function}`: batch must hold an example or more, got {errors.describe(batch)}. "
             "Leave out empty batches."
         )
-
-
-def norms(grads: PyTree) -> jax.Array:
-    """The norm of each row over all leaves, with a derivative of 0 at 0."""
-
-    def squares(leaf: jax.Array) -> jax.Array:
-        wide = tree.widen(leaf)
-        return jnp.sum(jnp.square(wide), axis=tuple(range(1, leaf.ndim)))
-
-    total = chunks.added(jax.tree.map(squares, grads))
-    zero = total == 0
-    return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, total)))
 
 
 def inner(left: PyTree, right: PyTree) -> jax.Array:

@@ -68,3 +68,36 @@ def vdot(left: PyTree, right: PyTree) -> jax.Array:
         return jnp.sum(a.astype(wide) * b.astype(wide))
 
     return added(jax.tree.map(of_leaf, left, right))
+
+
+def norm(x: PyTree) -> jax.Array:
+    """The Euclidean norm over all leaves, in float32 at least, with a derivative of 0 at 0.
+
+    It overflows only where it must.
+
+    Example:
+        >>> float(norm({"a": jnp.array([3e30]), "b": jnp.array([4e30])}) / 1e30)
+        5.0
+    """
+    parts, by = scaled(x)
+    return by * root(vdot(parts, parts))
+
+
+def scaled(x: PyTree) -> tuple[PyTree, jax.Array]:
+    """`x` over its largest element, in the widest dtype of all, and that element.
+
+    0 and NaN are over 1, and what is close to overflow over a number whose inverse is no denormal.
+    """
+    wide = widened(jnp.result_type(*(leaf.dtype for leaf in jax.tree.leaves(x))))
+    x = jax.tree.map(lambda leaf: leaf.astype(wide), x)
+    tops = [jnp.max(jnp.abs(leaf), initial=0) for leaf in jax.tree.leaves(x)]
+    largest = jax.lax.stop_gradient(jnp.max(jnp.stack(tops)))
+    most = float(jnp.finfo(wide).max) / 16  # type: ignore[no-untyped-call]
+    by = jnp.where(largest > 0, jnp.minimum(largest, most), 1)
+    return jax.tree.map(lambda leaf: leaf / by, x), by
+
+
+def root(x: jax.Array) -> jax.Array:
+    """The square root, with a derivative of 0 at 0."""
+    zero = x == 0
+    return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, x)))

@@ -125,7 +125,8 @@ def forward(value: Value, x: Leaves, v: Leaves) -> jax.Array:
 
 def reverse(value: Value, x: Leaves, v: Leaves) -> jax.Array:
     """The slope of `value` along `v` in reverse mode."""
-    return dot(jax.grad(value)(x), v)
+    slopes = [jnp.where(b == 0, 0, a) for a, b in zip(jax.grad(value)(x), v, strict=True)]
+    return dot(slopes, v)  # what does not move may have a slope that is not finite
 
 
 SLOPES = {"fwd": forward, "rev": reverse}

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from funcnet import tree
 from funcnet.autodiff import curvature
 from funcnet.autodiff.curvature import Likelihood
-from funcnet.autodiff.gradients import like, whole
+from funcnet.autodiff.gradients import like, whole, without_others
 from funcnet.autodiff.operators import LinearOperator, chosen_floats, chosen_gradient
 from funcnet.types import Params, PyTree
 
@@ -44,7 +44,7 @@ def hvp(f: Callable[..., Any], params: Params, v: PyTree, *args: Any) -> PyTree:
         [6.0, 4.0]
     """
     gradient, chosen, rest = chosen_gradient("hvp", f, params, args)
-    v = like("hvp", LIKE_PARAMS, chosen, rest, v)
+    v = like("hvp", LIKE_PARAMS, chosen, v)
     _, product = jax.jvp(gradient, (chosen,), (v,))
     return whole(product, rest)
 
@@ -193,9 +193,9 @@ def jvps(f: Callable[..., PyTree], params: Params, vs: PyTree, *args: Any) -> Py
         >>> jvps(f, jnp.array([2.0, 3.0]), jnp.eye(2)).tolist()
         [[3.0, 0.0], [2.0, 6.0]]
     """
-    of_chosen, chosen, rest = chosen_floats("jvps", f, params, args)
+    of_chosen, chosen, _ = chosen_floats("jvps", f, params, args)
     words = "vs must be like params with one more axis in front"
-    vs = like("jvps", words, stacked(chosen, length(vs)), rest, vs)
+    vs = like("jvps", words, stacked(chosen, length(without_others(chosen, vs))), vs)
     _, product = jax.linearize(of_chosen, chosen)
     return jax.vmap(product)(vs)
 
@@ -229,7 +229,7 @@ def vjps(f: Callable[..., PyTree], params: Params, us: PyTree, *args: Any) -> Py
     of_chosen, chosen, rest = chosen_floats("vjps", f, params, args)
     outputs, transposed = jax.vjp(of_chosen, chosen)
     words = "us must be like what f returns with one more axis in front"
-    us = like("vjps", words, stacked(outputs, length(us)), None, us)
+    us = like("vjps", words, stacked(outputs, length(us)), us)
     grads = jax.vmap(lambda u: transposed(u)[0])(us)
     return whole(
         grads,
@@ -240,7 +240,7 @@ def vjps(f: Callable[..., PyTree], params: Params, us: PyTree, *args: Any) -> Py
 def applied(function: str, made: tuple[LinearOperator, PyTree], v: PyTree) -> PyTree:
     """The product of an operator with a tree like params, and zeros at the leaves left out."""
     operator, rest = made
-    return whole(operator.mv(like(function, LIKE_PARAMS, operator.input, rest, v)), rest)
+    return whole(operator.mv(like(function, LIKE_PARAMS, operator.input, v)), rest)
 
 
 def length(several: PyTree) -> int:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from funcnet import errors, tree
-from funcnet.autodiff.probes import vdot
+from funcnet.autodiff import probes
 from funcnet.policies import policy
 from funcnet.types import Params, PyTree
 
@@ -30,6 +30,7 @@ def straight_through(
         `f(x, *args)`, in the dtypes of `soft`.
 
     Raises:
+        TypeError: `hard` or `soft` is no function.
         ValueError: when called, if `hard` gives another structure or other shapes than `soft`.
 
     Source:
@@ -45,6 +46,9 @@ def straight_through(
         >>> print(f"{value:.1f} {slope:.3f}")
         1.0 0.235
     """
+    errors.function("straight_through", hard, "hard")
+    if soft is not None:
+        errors.function("straight_through", soft, "soft")
 
     def f(x: PyTree, *args: Any) -> PyTree:
         slope = jax.tree.map(jnp.asarray, x if soft is None else soft(x, *args))
@@ -57,7 +61,7 @@ def straight_through(
                 f"{'; '.join(errors.differences(tree.spec(slope), tree.spec(value)))}. "
                 "Give one number for each."
             )
-        return _grafted(jax.tree.map(lambda v, s: v.astype(s.dtype), value, slope), slope)
+        return grafted(jax.tree.map(lambda v, s: v.astype(s.dtype), value, slope), slope)
 
     return f
 
@@ -77,6 +81,9 @@ def reverse_gradient(x: PyTree, scale: Any = 1.0) -> PyTree:
     Returns:
         `x`.
 
+    Raises:
+        TypeError, ValueError: `scale` is no number and no scalar array.
+
     Source:
         Ganin and Lempitsky, "Unsupervised Domain Adaptation by Backpropagation", 2015, equation 8.
 
@@ -84,13 +91,18 @@ def reverse_gradient(x: PyTree, scale: Any = 1.0) -> PyTree:
         >>> float(jax.grad(lambda x: reverse_gradient(x, 0.5) ** 2)(3.0))
         -3.0
     """
+    errors.scalar_number(
+        f"`reverse_gradient`: scale must be a number or a scalar array, got "
+        f"{errors.describe(scale)}. Give 1.0 say.",
+        scale,
+    )
     scale = jax.lax.stop_gradient(scale)
 
     def of_leaf(leaf: Any) -> Any:
         if not tree.is_float(leaf):
             return leaf
         leaf = jnp.asarray(leaf)
-        return _grafted(leaf, -jnp.asarray(scale, leaf.dtype) * leaf)
+        return grafted(leaf, -jnp.asarray(scale, leaf.dtype) * leaf)
 
     return jax.tree.map(of_leaf, x)
 
@@ -108,14 +120,15 @@ def clip_gradient(x: PyTree, *, norm: Any = None, value: Any = None) -> PyTree:
 
     Args:
         x: a tree; leaves that are no floats pass as they are.
-        norm: the greatest Euclidean norm, over all leaves.
-        value: the greatest magnitude of a number.
+        norm: the greatest Euclidean norm, over all leaves: a number, 0 or more, perhaps traced.
+        value: the greatest magnitude of a number, likewise.
 
     Returns:
         `x`.
 
     Raises:
-        ValueError: not exactly one of `norm` and `value` is given.
+        TypeError, ValueError: not exactly one of `norm` and `value` is given, or it is no
+            number, or below 0.
 
     Source:
         Pascanu, Mikolov and Bengio, "On the difficulty of training recurrent neural networks",
@@ -133,11 +146,13 @@ def clip_gradient(x: PyTree, *, norm: Any = None, value: Any = None) -> PyTree:
             "`clip_gradient`: one of norm and value must be given, got "
             f"{'neither' if norm is None else 'both'}. Give `norm=1.0` say."
         )
+    name, most = ("value", value) if norm is None else ("norm", norm)
+    errors.positive_number("clip_gradient", name, most, zero=True)
     floats, rest = tree.partition(x, lambda path, leaf: tree.is_float(leaf))
     floats = jax.tree.map(jnp.asarray, floats)
     if norm is None:
-        return tree.combine(_clipped_by_value(floats, jnp.asarray(value, float)), rest)
-    return tree.combine(_clipped_by_norm(floats, jnp.asarray(norm, float)), rest)
+        return tree.combine(clipped_by_value(floats, jnp.asarray(value, float)), rest)
+    return tree.combine(clipped_by_norm(floats, jnp.asarray(norm, float)), rest)
 
 
 def stop_gradient(params: Params, *patterns: str) -> Params:
@@ -155,6 +170,7 @@ def stop_gradient(params: Params, *patterns: str) -> Params:
         `params`.
 
     Raises:
+        TypeError: a pattern is no string.
         ValueError: no path matches a pattern.
 
     Example:
@@ -165,6 +181,12 @@ def stop_gradient(params: Params, *patterns: str) -> Params:
         >>> {name: float(g["kernel"]) for name, g in jax.grad(loss)(params).items()}
         {'encoder': 0.0, 'head': 2.0}
     """
+    if not all(isinstance(pattern, str) for pattern in patterns):
+        got = ", ".join(map(repr, patterns))
+        raise TypeError(
+            f"`stop_gradient`: each pattern must be a string, got {got}. "
+            "Give several one after the other: `stop_gradient(params, 'a', 'b/**')`."
+        )
     found = {
         path
         for pattern in patterns or ("**",)
@@ -202,8 +224,7 @@ def remat(f: Callable[..., Any], keep: str | Sequence[str] = "nothing") -> Calla
         >>> round(jax.grad(f)(1.0).item(), 4)
         0.36
     """
-    if not callable(f):
-        raise TypeError(f"`remat`: f must be a function, got {f!r}.")
+    errors.function("remat", f)
     again: Callable[..., Any] = jax.checkpoint(f, policy=policy(keep, "names"))
     return again
 
@@ -255,6 +276,8 @@ def score_function(
         >>> print(round(float(jax.grad(win)(0.3, key=jax.random.key(0)))))
         10
     """
+    for name, given in (("cost", cost), ("sample", sample), ("log_prob", log_prob)):
+        errors.function("score_function", given, name)
     errors.positive("score_function", samples=samples)
     if baseline and samples < 2:
         raise ValueError(
@@ -266,14 +289,14 @@ def score_function(
         keys = jax.random.split(key, samples)
         fixed, fixed_args = jax.lax.stop_gradient((params, args))
         x = jax.lax.stop_gradient(jax.vmap(lambda key: sample(fixed, *fixed_args, key=key))(keys))
-        costs = jax.vmap(lambda x: _scalar("cost", cost(params, x, *args)))(x)
-        scores = jax.vmap(lambda x: _scalar("log_prob", log_prob(params, x, *args)))(x)
-        return _surrogate(costs, scores, baseline)
+        costs = jax.vmap(lambda x: scalar("cost", cost(params, x, *args)))(x)
+        scores = jax.vmap(lambda x: scalar("log_prob", log_prob(params, x, *args)))(x)
+        return surrogate(costs, scores, baseline)
 
     return expectation
 
 
-def _surrogate(costs: jax.Array, scores: jax.Array, baseline: bool) -> jax.Array:
+def surrogate(costs: jax.Array, scores: jax.Array, baseline: bool) -> jax.Array:
     """The mean of the costs, with the derivatives of its expectation."""
     weight = jnp.exp(scores - jax.lax.stop_gradient(scores))  # 1, whose derivative is the score's
     others = (costs.sum() - costs) / max(costs.size - 1, 1)
@@ -281,7 +304,8 @@ def _surrogate(costs: jax.Array, scores: jax.Array, baseline: bool) -> jax.Array
     return jnp.mean(weight * (costs - taken_off) + taken_off)
 
 
-def _scalar(name: str, value: Any) -> jax.Array:
+def scalar(name: str, value: Any) -> jax.Array:
+    """What `cost` or `log_prob` gave for one sample; raises unless it is a float scalar."""
     array = jnp.asarray(value)
     if array.shape or not tree.is_float(array):
         raise ValueError(
@@ -292,45 +316,54 @@ def _scalar(name: str, value: Any) -> jax.Array:
 
 
 @jax.custom_jvp
-def _grafted(value: PyTree, slope: PyTree) -> PyTree:
+def grafted(value: PyTree, slope: PyTree) -> PyTree:
     """`value`, with the derivatives of `slope`."""
     del slope
     return value
 
 
-@_grafted.defjvp
+@grafted.defjvp
 def _(primals: tuple[PyTree, PyTree], tangents: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
-    return _grafted(*primals), tangents[1]
+    return grafted(*primals), tangents[1]
 
 
 @jax.custom_vjp
-def _clipped_by_norm(x: PyTree, most: jax.Array) -> PyTree:
+def clipped_by_norm(x: PyTree, most: jax.Array) -> PyTree:
+    """`x`, with the norm of its gradient at most so great."""
     del most
     return x
 
 
-def _by_norm(most: jax.Array, g: PyTree) -> tuple[PyTree, jax.Array]:
-    square = vdot(g, g)
-    within = square <= most**2
-    length = jnp.sqrt(jnp.where(within, 1.0, square))  # its derivative at 0 is not finite
-    scale = jnp.where(within, 1.0, most / length)
-    return jax.tree.map(lambda leaf: (leaf * scale).astype(leaf.dtype), g), jnp.zeros_like(most)
+def by_norm(most: jax.Array, g: PyTree) -> tuple[PyTree, jax.Array]:
+    """The gradient `g`, clipped; none for the bound."""
+    parts, by = probes.scaled(g)
+    length = probes.norm(parts)
+    within = by * length <= most
+    scale = most / jnp.where(within, 1.0, length)
+
+    def of_leaf(leaf: jax.Array, part: jax.Array) -> jax.Array:
+        return jnp.where(within, leaf, (part * scale).astype(leaf.dtype))
+
+    return jax.tree.map(of_leaf, g, parts), jnp.zeros_like(most)
 
 
-_clipped_by_norm.defvjp(lambda x, most: (x, most), _by_norm)
+clipped_by_norm.defvjp(lambda x, most: (x, most), by_norm)
 
 
 @jax.custom_vjp
-def _clipped_by_value(x: PyTree, most: jax.Array) -> PyTree:
+def clipped_by_value(x: PyTree, most: jax.Array) -> PyTree:
+    """`x`, with each number of its gradient at most so great."""
     del most
     return x
 
 
-def _by_value(most: jax.Array, g: PyTree) -> tuple[PyTree, jax.Array]:
+def by_value(most: jax.Array, g: PyTree) -> tuple[PyTree, jax.Array]:
+    """The gradient `g`, clipped; none for the bound."""
+
     def of_leaf(leaf: jax.Array) -> jax.Array:
         return jnp.clip(leaf, -most.astype(leaf.dtype), most.astype(leaf.dtype))
 
     return jax.tree.map(of_leaf, g), jnp.zeros_like(most)
 
 
-_clipped_by_value.defvjp(lambda x, most: (x, most), _by_value)
+clipped_by_value.defvjp(lambda x, most: (x, most), by_value)

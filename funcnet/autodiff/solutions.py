@@ -23,8 +23,9 @@ from funcnet.autodiff.equations import (
     tolerance,
     unknowns,
 )
-from funcnet.autodiff.operators import LinearOperator
-from funcnet.autodiff.probes import vdot
+from funcnet.autodiff.gradients import like
+from funcnet.autodiff.operators import LinearOperator, check_square
+from funcnet.autodiff.probes import norm, vdot
 from funcnet.types import PyTree
 
 
@@ -49,10 +50,11 @@ def implicit(
     | differentiated | all floats of `args`, and what `optimality` closes over; never `x0` |
     | no solution | NaN, in the value and in every derivative |
 
-    A solution is accepted when `‖F(x)‖ <= tol * (1 + ‖∂F/∂x x‖)`, and that of a linear system
-    `A v = b` when `‖A v - b‖ <= tol * ‖b‖`. All else becomes NaN: there is no silent wrong
-    gradient. To see what the solver gave and how far it is off, take `tol=jnp.inf` and compute
-    `optimality(x, *args)`.
+    A solution is accepted when `‖F(x)‖ <= tol * (‖∂F/∂x z‖ + ‖∂F/∂x x‖)`, with z of norm 1 and
+    random signs: of one unknown, when it is off by `tol * (1 + |x|)`. That of a linear system
+    `A v = b` is when `‖A v - b‖ <= tol * ‖b‖`. All else becomes NaN. Of several unknowns one along
+    which F hardly changes may be further off than `tol`. To see what the solver gave and how far
+    it is off, take `tol=jnp.inf` and compute `optimality(x, *args)`.
 
     Args:
         solver: `solver(x0, *args) -> x`, any function at all: it may loop until it is done.
@@ -68,7 +70,8 @@ def implicit(
         `solve(x0, *args) -> x`, with `x` like `x0`.
 
     Raises:
-        TypeError: a leaf of `x0` is not a float, or `linear_solver` is no solver.
+        TypeError: a leaf of `x0` is not a float, or `linear_solver` is no solver, or one of the
+            others no function.
         ValueError: `x0` is empty, or what `solver` or `optimality` gives is not like it.
 
     Source:
@@ -88,6 +91,8 @@ def implicit(
         >>> print(f"{value:.3f} {slope:.3f}")
         2.000 0.250
     """
+    errors.function("implicit", solver, "solver")
+    errors.function("implicit", optimality, "optimality")
     chosen = solvers.linear_solver_of("implicit", linear_solver, positive_definite)
 
     def solve(x0: PyTree, *args: Any) -> PyTree:
@@ -140,6 +145,7 @@ def root(
         >>> print(f"{value:.3f} {slope:.3f}")
         3.000 0.167
     """
+    errors.function("root", f)
     errors.positive("root", steps=steps)
     x0 = unknowns("root", "x0", x0)
     f, args = hoisted(f, x0, args)
@@ -152,7 +158,7 @@ def root(
             return f(x, *args)
 
         return solvers.descend(
-            lambda x: step(residual, x)[0], lambda x: solvers.norm(residual(x)), x0, steps
+            lambda x: step(residual, x)[0], lambda x: norm(residual(x)), x0, steps
         )
 
     run = solvers.solver_of("root", solver, newton, "root_find", steps)
@@ -176,13 +182,14 @@ def fixed_point(
         x0: where the iteration starts: arrays of floats. It has no derivative.
         *args: any trees.
         solver: `solver(f, x0, *args) -> x`, or one of optimistix. Left out: `x ← f(x, *args)`
-            until it moves no more, which is slow where f hardly contracts.
+            until the way that is left is short, by how its moves shrink; where f hardly contracts
+            that takes long, and ends where rounding does.
         linear_solver: see `implicit`; the system is `(I - ∂f/∂x) v = b`.
         steps: how many the solver may take; a function that is handed over counts its own.
         tol: see `implicit`.
 
     Returns:
-        `x`, like `x0`; NaN where it is no fixed point within `tol`.
+        `x`, like `x0`; NaN where it is no fixed point within `tol`, or the steps ran out.
 
     Raises:
         TypeError: a leaf of `x0` is not a float, or `solver` is none.
@@ -198,6 +205,7 @@ def fixed_point(
         >>> print(f"{value:.4f} {slope:.4f}")
         0.7391 -0.2975
     """
+    errors.function("fixed_point", f)
     errors.positive("fixed_point", steps=steps)
     x0 = unknowns("fixed_point", "x0", x0)
     f, args = hoisted(f, x0, args)
@@ -241,8 +249,9 @@ def argmin(
 
     Returns:
         `x`, like `x0`, a minimum near `x0` if there are several; NaN where the gradient is not
-        zero within `tol`. Of a solver that is handed over only this is checked: a saddle has no
-        gradient either.
+        zero within `tol`. Nothing else is checked: at a maximum or a saddle it is zero too, where a
+        solver that is handed over may stop, and the default one stays if it starts there, or on
+        a line that leads to it. `hessian_operator` and `eigenpairs` tell them apart.
 
     Raises:
         TypeError: a leaf of `x0` is not a float, or `solver` is none.
@@ -260,10 +269,11 @@ def argmin(
         >>> print(f"{value:.4f} {slope:.4f}")
         1.0000 -0.1667
     """
+    errors.function("argmin", objective, "objective")
     errors.positive("argmin", steps=steps)
     x0 = unknowns("argmin", "x0", x0)
     objective, args = hoisted(objective, x0, args)
-    _must_be_scalar(jax.eval_shape(objective, x0, *args))
+    must_be_scalar(jax.eval_shape(objective, x0, *args))
     chosen = solvers.linear_solver_of("argmin", linear_solver, True)
     step = solvers.newton_step(chosen, symmetric=True)
 
@@ -291,25 +301,28 @@ def linear_solve(
     """The `x` with `A x = b`, from products with A alone.
 
     It is differentiable, in both modes and of any order, with respect to `b` and to all that A
-    closes over: with Aᵀ u = x̄, the cotangents are `b̄ = u` and `Ā = -u xᵀ`. Each derivative costs
-    one more system.
+    closes over, where A has an inverse: with Aᵀ u = x̄, the cotangents are `b̄ = u` and
+    `Ā = -u xᵀ`. Each derivative costs one more system.
 
     Args:
         A: a square `LinearOperator`, or a linear function `x -> A x`.
-        b: arrays of floats.
+        b: arrays of floats, a tree like the operator's input; what stands where that has None is
+            not looked at.
         solver: `solver(A, b) -> x` with `A` a `LinearOperator`, or one of lineax. Left out:
-            restarted GMRES, or conjugate gradients where `positive_definite`; the matrix itself
-            for up to 32 unknowns.
+            restarted GMRES, or conjugate gradients where A is positive definite or semidefinite;
+            for up to 32 unknowns the matrix itself, its pseudo-inverse where A is semidefinite.
         positive_definite: whether A is symmetric and positive definite.
         tol: the relative residual `‖A x - b‖ / ‖b‖` that is accepted; the square root of the
             machine epsilon of the coarsest leaf of `b`.
 
     Returns:
-        `x`, like `b`; NaN where the residual is above `tol`, in every derivative too.
+        `x`, like `b`, or like the operator's input; NaN where the residual is above `tol`, in every
+        derivative too. Where an operator marked as positive semidefinite has no inverse it is the
+        least of all x, if there are any.
 
     Raises:
-        TypeError: a leaf of `b` is not a float, or `solver` is none.
-        ValueError: `b` is empty, or `A` gives no tree like it.
+        TypeError: `A` is neither, a leaf of `b` is not a float, or `solver` is none.
+        ValueError: `b` is empty, or not like what `A` takes and gives.
 
     Source:
         Giles, "Collected matrix derivative results for forward and reverse mode algorithmic
@@ -322,16 +335,23 @@ def linear_solve(
         >>> [round(float(number), 4) for number in x]
         [1.0, 2.0]
     """
-    b = unknowns("linear_solve", "b", b)
-    mv = A.mv if isinstance(A, LinearOperator) else A
-    must_be_like("linear_solve", "A x", "b", b, mv, b)
     if isinstance(A, LinearOperator):
-        symmetric, definite = A.symmetric, positive_definite or A.positive_semidefinite
+        check_square("linear_solve", A)
+        b = like("linear_solve", "b must be like the operator's input", A.input, b)
+        mv, symmetric, semidefinite = A.mv, A.symmetric, A.positive_semidefinite
+    elif callable(A):
+        mv, symmetric, semidefinite = A, False, False
     else:
-        symmetric, definite = False, positive_definite
+        raise TypeError(
+            "`linear_solve`: A must be a LinearOperator or a linear function, got "
+            f"{errors.describe(A)}. Of a matrix write `lambda x: matrix @ x`."
+        )
+    b = unknowns("linear_solve", "b", b)
+    must_be_like("linear_solve", "A x", "b", b, mv, b)
+    definite = positive_definite or semidefinite
     spec = tree.spec(b)
     operator = LinearOperator(mv, spec, spec, symmetric or definite, definite)
-    chosen = solvers.linear_solver_of("linear_solve", solver, definite)
+    chosen = solvers.linear_solver_of("linear_solve", solver, positive_definite, semidefinite)
     return checked_solve("linear_solve", operator, b, chosen, tolerance(b, tol))
 
 
@@ -367,6 +387,7 @@ def unrolled(step: Callable[..., PyTree], x0: PyTree, steps: int, *args: Any) ->
         >>> print(f"{value:.3f} {slope:.3f}")
         3.000 0.167
     """
+    errors.function("unrolled", step, "step")
     errors.positive("unrolled", steps=steps)
     x0 = strong(x0)
     must_be_like("unrolled", "step(x, *args)", "x0", x0, step, x0, *args)
@@ -387,7 +408,8 @@ def unrolled(step: Callable[..., PyTree], x0: PyTree, steps: int, *args: Any) ->
     return repeat(one, x, steps % block)[0]
 
 
-def _must_be_scalar(value: Any) -> None:
+def must_be_scalar(value: Any) -> None:
+    """Raises unless an objective gives a float scalar."""
     if isinstance(value, jax.ShapeDtypeStruct) and tree.is_float(value) and value.shape == ():
         return
     raise ValueError(

@@ -13,7 +13,7 @@ from jax.flatten_util import ravel_pytree
 
 from funcnet import tree
 from funcnet.autodiff.operators import LinearOperator
-from funcnet.autodiff.probes import vdot
+from funcnet.autodiff.probes import norm
 from funcnet.types import PyTree
 
 LinearSolver: TypeAlias = Callable[[LinearOperator, PyTree], PyTree]
@@ -23,22 +23,51 @@ Solver: TypeAlias = Callable[..., PyTree]
 """`solver(f, x0, *args) -> x`."""
 
 
-def linear_solver_of(function: str, solver: Any, positive_definite: bool) -> LinearSolver:
+def linear_solver_of(
+    function: str, solver: Any, positive_definite: bool, semidefinite: bool = False
+) -> LinearSolver:
     """The linear solver meant: the default, a solver of lineax, or the function itself.
+
+    It is given right sides of a norm of about 1, whatever they are.
 
     Raises:
         TypeError: it is none of them.
     """
     if solver is None:
-        return conjugate_gradients if positive_definite else gmres
-    if _comes_from("lineax", solver):
-        return lambda A, b: _by_lineax(solver, A, b)  # noqa: N803  # as in A x = b
-    if not callable(solver):
+        least_norm = semidefinite and not positive_definite
+        definite = of_least_norm if least_norm else conjugate_gradients
+        return at_scale(definite if positive_definite or semidefinite else gmres)
+    if comes_from("lineax", solver):
+        return at_scale(lambda A, b: by_lineax(solver, A, b))  # noqa: N803  # as in A x = b
+    if not callable(solver) or isinstance(solver, type):
         raise TypeError(
             f"`{function}`: a linear solver must be a function `solver(A, b) -> x`, or a solver of "
             f"lineax (`pip install lineax`), got {solver!r}."
         )
-    return solver  # type: ignore[no-any-return]  # what it gives is checked at the call
+    found: LinearSolver = solver
+    return at_scale(found)
+
+
+def at_scale(solver: LinearSolver) -> LinearSolver:
+    """A solver that is given b over a power of two, so that its norm is about 1.
+
+    Some take what is small for zero, whatever b is. A power of two rounds nothing.
+    """
+
+    def solve(A: LinearOperator, b: PyTree) -> PyTree:  # noqa: N803  # as in A x = b
+        size = norm(b)
+        finfo: Any = jnp.finfo
+        most = finfo(size.dtype).maxexp - 8  # its inverse is no denormal
+        _, exponent = jnp.frexp(size)
+        by = jnp.ldexp(jnp.ones_like(size), jnp.clip(exponent, -most, most))
+        x = solver(A, jax.tree.map(lambda leaf: (tree.widen(leaf) / by).astype(leaf.dtype), b))
+
+        def back(leaf: Any) -> jax.Array:
+            return jnp.asarray(leaf * by, jnp.result_type(leaf))
+
+        return jax.tree.map(back, x)
+
+    return solve
 
 
 def solver_of(function: str, solver: Any, default: Solver, task: str, steps: int) -> Solver:
@@ -56,9 +85,9 @@ def solver_of(function: str, solver: Any, default: Solver, task: str, steps: int
     """
     if solver is None:
         return default
-    if _comes_from("optimistix", solver):
-        return lambda f, x0, *args: _by_optimistix(solver, task, steps, f, x0, args)
-    if not callable(solver):
+    if comes_from("optimistix", solver):
+        return lambda f, x0, *args: by_optimistix(solver, task, steps, f, x0, args)
+    if not callable(solver) or isinstance(solver, type):
         raise TypeError(
             f"`{function}`: solver must be a function `solver(f, x0, *args) -> x`, or a solver of "
             f"optimistix (`pip install optimistix`), got {solver!r}."
@@ -90,7 +119,16 @@ def gmres(A: LinearOperator, b: PyTree) -> PyTree:  # noqa: N803  # as in A x = 
         )
         return x  # type: ignore[no-any-return]
 
-    return _flat(solve, A, b)
+    return over_one_vector(solve, A, b)
+
+
+def of_least_norm(A: LinearOperator, b: PyTree) -> PyTree:  # noqa: N803  # as in A x = b
+    """The least `x` with `A @ x = b` for A symmetric and positive semidefinite.
+
+    Conjugate gradients from 0, which stay in the range of A; the pseudo-inverse of the matrix for
+    no more than 32 unknowns.
+    """
+    return over_one_vector(by_conjugate_gradients(b), A, b, by_pseudo_inverse)
 
 
 def conjugate_gradients(A: LinearOperator, b: PyTree) -> PyTree:  # noqa: N803  # as in A x = b
@@ -101,13 +139,23 @@ def conjugate_gradients(A: LinearOperator, b: PyTree) -> PyTree:  # noqa: N803  
     Source:
         Hestenes and Stiefel, "Methods of conjugate gradients for solving linear systems", 1952.
     """
+    return over_one_vector(by_conjugate_gradients(b), A, b)
+
+
+def by_conjugate_gradients(b: PyTree) -> Callable[..., jax.Array]:
+    """The method over one vector, to the digits of `b`."""
 
     def solve(mv: Callable[[jax.Array], jax.Array], flat: jax.Array) -> jax.Array:
         products = min(10 * flat.size, 1000)
         x, _ = jax.scipy.sparse.linalg.cg(mv, flat, tol=fine(b), maxiter=products)
         return x  # type: ignore[no-any-return]
 
-    return _flat(solve, A, b)
+    return solve
+
+
+def by_pseudo_inverse(matrix: jax.Array, flat: jax.Array) -> jax.Array:
+    """The least `x` for a symmetric matrix, with eigenvalues that rounding can't tell from 0."""
+    return jnp.linalg.pinv(matrix, hermitian=True) @ flat
 
 
 def newton_step(
@@ -136,31 +184,36 @@ def descend(
         most = merit(x) + slack * jnp.abs(merit(x))
 
         def too_far(t: jax.Array) -> jax.Array:
-            return (t > least) & ~(merit(_ahead(x, t, d)) <= most)
+            return (t > least) & ~(merit(ahead(x, t, d)) <= most)
 
         t = jax.lax.while_loop(too_far, lambda t: t / 2, jnp.ones_like(norm(x)))
-        return _ahead(x, t, d), t * norm(d)
+        return ahead(x, t, d), t * norm(d)
 
     def body(carry: tuple[PyTree, jax.Array, jax.Array]) -> tuple[PyTree, jax.Array, jax.Array]:
         x, moved = halved(carry[0], direction(carry[0]))
         return x, moved > fine(x0) * norm(x), carry[2] + 1
 
-    return _repeat(body, x0, steps)
+    return repeat(body, x0, steps)
 
 
 def iterate(f: Callable[[PyTree], PyTree], x0: PyTree, steps: int) -> PyTree:
-    """`x ← f(x)` until it moves no more."""
+    """`x ← f(x)` until the way that is left is short, or it moves no more; NaN if it never is.
 
-    def body(carry: tuple[PyTree, jax.Array, jax.Array]) -> tuple[PyTree, jax.Array, jax.Array]:
-        x = f(carry[0])
-        return x, norm(difference(x, carry[0])) > fine(x0) * norm(x), carry[2] + 1
+    Each move is a part q of the one before, so that `q / (1 - q)` of it are left.
+    """
 
-    return _repeat(body, x0, steps)
+    def body(carry: tuple[PyTree, jax.Array, Any, Any]) -> tuple[PyTree, jax.Array, Any, Any]:
+        before, last, _, taken = carry
+        x = f(before)
+        moved = norm(difference(x, before))
+        part = moved / last
+        far = ~((part < 1) & (moved * part / (1 - part) <= fine(x0) * norm(x)))
+        return x, moved, far & (moved > epsilon(x0) * norm(x)), taken + 1
 
-
-def norm(x: PyTree) -> jax.Array:
-    """The Euclidean norm of a tree, float32[] at least."""
-    return jnp.sqrt(vdot(x, x))
+    start = (x0, jnp.zeros_like(norm(x0)), jnp.bool_(True), jnp.int32(0))
+    going = lambda carry: carry[2] & (carry[3] < steps)  # noqa: E731  # as in `repeat`
+    x, _, still, _ = jax.lax.while_loop(going, body, start)
+    return jax.tree.map(lambda leaf: jnp.where(still, jnp.nan, leaf), x)
 
 
 def difference(x: PyTree, y: PyTree) -> PyTree:
@@ -179,18 +232,31 @@ def fine(x: PyTree) -> float:
     return float(epsilon(x) ** 0.75)
 
 
-def _ahead(x: PyTree, t: jax.Array, d: PyTree) -> PyTree:
+def ahead(x: PyTree, t: jax.Array, d: PyTree) -> PyTree:
+    """`x + t d`."""
     return jax.tree.map(lambda a, b: a + t.astype(a.dtype) * b, x, d)
 
 
-def _repeat(body: Callable[[Any], Any], x0: PyTree, steps: int) -> PyTree:
+def repeat(body: Callable[[Any], Any], x0: PyTree, steps: int) -> PyTree:
     """Runs a body over (x, whether to go on, steps taken); a comparison with NaN ends it."""
     start = (x0, jnp.bool_(True), jnp.int32(0))
     return jax.lax.while_loop(lambda carry: carry[1] & (carry[2] < steps), body, start)[0]
 
 
-def _flat(solve: Callable[..., jax.Array], A: LinearOperator, b: PyTree) -> PyTree:  # noqa: N803
-    """Solves over one vector, in float32 at least, whatever the dtypes of the leaves."""
+def over_one_vector(
+    solve: Callable[..., jax.Array],
+    A: LinearOperator,  # noqa: N803  # as in A x = b
+    b: PyTree,
+    by_matrix: Callable[[jax.Array, jax.Array], jax.Array] = jnp.linalg.solve,
+) -> PyTree:
+    """Solves over one vector, in float32 at least, whatever the dtypes of the leaves.
+
+    Args:
+        solve: `solve(mv, flat) -> x`.
+        A: the system.
+        b: its right side.
+        by_matrix: `by_matrix(matrix, flat) -> x`, where there are few unknowns.
+    """
     flat, unravel = ravel_pytree(b)
     wide = jnp.promote_types(flat.dtype, jnp.float32)
 
@@ -200,11 +266,11 @@ def _flat(solve: Callable[..., jax.Array], A: LinearOperator, b: PyTree) -> PyTr
 
     if flat.size <= FEW:
         matrix = jax.vmap(mv, out_axes=1)(jnp.eye(flat.size, dtype=wide))
-        return unravel(jnp.linalg.solve(matrix, flat.astype(wide)).astype(flat.dtype))
+        return unravel(by_matrix(matrix, flat.astype(wide)).astype(flat.dtype))
     return unravel(solve(mv, flat.astype(wide)).astype(flat.dtype))
 
 
-def _comes_from(package: str, solver: Any) -> bool:
+def comes_from(package: str, solver: Any) -> bool:
     """Whether a solver's class, or one that it derives from, is a package's: nothing is imported.
 
     A function of the package is not meant, only an instance of its classes.
@@ -212,14 +278,16 @@ def _comes_from(package: str, solver: Any) -> bool:
     return any(kind.__module__.split(".")[0] == package for kind in type(solver).__mro__)
 
 
-def _by_lineax(solver: Any, A: LinearOperator, b: PyTree) -> PyTree:  # noqa: N803
+def by_lineax(solver: Any, A: LinearOperator, b: PyTree) -> PyTree:  # noqa: N803
+    """What a solver of lineax gives, good or bad."""
     solve = import_module("lineax").linear_solve
     return solve(A.to_lineax(), b, solver, throw=False).value
 
 
-def _by_optimistix(
+def by_optimistix(
     solver: Any, task: str, steps: int, f: Callable[..., Any], x0: PyTree, args: tuple[Any, ...]
 ) -> PyTree:
+    """What a solver of optimistix gives, good or bad."""
     run = getattr(import_module("optimistix"), task)
     found = run(lambda x, args: f(x, *args), solver, x0, args, max_steps=steps, throw=False)
     return found.value

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 
 from funcnet import errors, tree
 from funcnet.autodiff import chunks, probes
-from funcnet.autodiff.diagonals import check_square, root
-from funcnet.autodiff.operators import LinearOperator
+from funcnet.autodiff.operators import LinearOperator, check_square
 from funcnet.types import PyTree
 
 Which: TypeAlias = Literal["largest", "smallest", "absolute", "ends"]
@@ -52,7 +51,8 @@ def eigenpairs(
     that of an eigenvector is 0.
 
     Cost: `iterations + k` products, each about two gradients for a Hessian, and memory for
-    `iterations` trees like the input, in float32 at least.
+    `iterations` trees like the input, in float32 at least. Outside of `jax.jit` each call compiles
+    anew: compile what calls this often, with the making of the operator in it.
 
     Args:
         operator: a symmetric operator, such as a Hessian.
@@ -162,7 +162,7 @@ def lanczos(operator: LinearOperator, iterations: int, key: jax.Array) -> tuple[
         basis, alpha, beta, scale = carry
         q = jax.tree.map(lambda b: b[j], basis)
         product = product_of(operator, q)
-        scale = jnp.maximum(scale, norm_of(product))
+        scale = jnp.maximum(scale, probes.norm(product))
         rest, norm = normalised(orthogonal(product, basis))
         broken = norm <= rounding * scale
         fresh = jax.random.fold_in(fresh_key, j)
@@ -201,7 +201,7 @@ def measured(operator: LinearOperator, v: PyTree) -> Eigenpairs:
     product = operator.mv(v)
     value = probes.vdot(v, product) / probes.vdot(v, v)
     residual = jax.tree.map(lambda a, b: tree.widen(a) - value * tree.widen(b), product, v)
-    return Eigenpairs(value, v, norm_of(residual))
+    return Eigenpairs(value, v, probes.norm(residual))
 
 
 def product_of(operator: LinearOperator, v: PyTree) -> PyTree:
@@ -227,18 +227,9 @@ def orthogonal(v: PyTree, basis: PyTree) -> PyTree:
 
 def normalised(v: PyTree) -> tuple[PyTree, jax.Array]:
     """`v` with norm 1, and its norm; 0 stays 0."""
-    norm = norm_of(v)
+    norm = probes.norm(v)
     by = jnp.where(norm == 0, 1, norm)
     return jax.tree.map(lambda leaf: leaf / by.astype(leaf.dtype), v), norm
-
-
-def norm_of(v: PyTree) -> jax.Array:
-    """The norm over all leaves, in float32 at least; it overflows only where it must."""
-    v = jax.tree.map(tree.widen, v)
-    largest = jnp.max(jnp.stack([jnp.max(jnp.abs(x), initial=0) for x in jax.tree.leaves(v)]))
-    by = jnp.where(largest == 0, 1, largest)
-    v = jax.tree.map(lambda leaf: leaf / by.astype(leaf.dtype), v)
-    return largest * root(probes.vdot(v, v))
 
 
 def wide_normal(key: jax.Array, spec: PyTree) -> PyTree:

@@ -230,7 +230,9 @@ def rows(columns: PyTree, index: Any) -> PyTree:
     return jax.tree.map(lambda leaf: leaf[index], columns)
 
 
-def split(columns: Columns, fraction: float, key: jax.Array) -> tuple[Columns, Columns]:
+def split(
+    function: str, columns: Columns, fraction: float, key: jax.Array
+) -> tuple[Columns, Columns]:
     """Training and validation examples: a share drawn at random by the order's `key`.
 
     Both keep the order of the data. The draw is the order of an epoch that no run reaches.
@@ -238,14 +240,16 @@ def split(columns: Columns, fraction: float, key: jax.Array) -> tuple[Columns, C
     n = examples(columns)
     if not 0 < fraction < 1:
         raise ValueError(
-            f"`fit`: validation must lie between 0 and 1 where it is a fraction, got {fraction!r}. "
-            "Give the share of the examples to hold out, or the data itself as a tuple."
+            f"`{function}`: validation must lie between 0 and 1 where it is a fraction, "
+            f"got {fraction!r}. Give the share of the examples to hold out, or the data itself as "
+            "a tuple."
         )
     held = round(n * fraction)
     if not 0 < held < n:
         raise ValueError(
-            f"`fit`: validation={fraction!r} must leave examples on both sides, got {held} of {n} "
-            "for validation. Give another fraction, or the data itself as a tuple."
+            f"`{function}`: validation={fraction!r} must leave examples on both sides, "
+            f"got {held} of {n} for validation. Give another fraction, or the data itself as a "
+            "tuple."
         )
     traced = isinstance(key, jax.core.Tracer)
     xp: Any = jnp if traced else np

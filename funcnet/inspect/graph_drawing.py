@@ -74,8 +74,8 @@ def quoted(words: str) -> str:
 def captions(node: Any) -> tuple[str, str]:
     """The two lines in a node: what it does, and what comes out."""
     label = node.name if node.kind in ROUND else node.label
-    several = len(node.outputs) > 1
-    gives = f"{len(node.outputs)} arrays" if several else errors.describe(node.outputs[0])
+    one = len(node.outputs) == 1
+    gives = errors.describe(node.outputs[0]) if one else f"{len(node.outputs) or 'no'} arrays"
     return shortened(label), shortened(gives)
 
 
@@ -97,7 +97,7 @@ def tooltip(node: Any) -> str:
         lines.append(f"scope {node.scope}{', backward' if node.backward else ''}")
     if node.inputs and node.kind != "output":
         lines.append(f"of {', '.join(node.inputs)}")
-    lines.append(f"gives {', '.join(map(errors.describe, node.outputs))}")
+    lines.append(f"gives {', '.join(map(errors.describe, node.outputs)) or 'no arrays'}")
     if node.operations:
         lines.append(f"{node.flops:,} FLOPs, {node.bytes:,} bytes read and written")
     if node.operations > 1:

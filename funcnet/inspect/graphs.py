@@ -1,6 +1,7 @@
 """`graph`: the computation graph of a function, to be looked at; nothing is computed."""
 
 import inspect
+import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -173,6 +174,7 @@ def graph(f: Callable[..., Any], *args: Any, depth: int = 0, fold: bool = True) 
 
     Raises:
         TypeError: f is not callable, or `args` are not what it takes.
+        ValueError: `depth` is no whole number, or below 0.
         Exception: whatever f raises.
 
     Example:
@@ -190,6 +192,11 @@ def graph(f: Callable[..., Any], *args: Any, depth: int = 0, fold: bool = True) 
         total                                      128  380 B
     """
     check_function(f, args)
+    if isinstance(depth, bool) or not isinstance(depth, int) or depth < 0:
+        raise ValueError(
+            f"`graph`: depth must be a whole number of levels, 0 or more, got {depth!r}. "
+            "Give 99 to show all."
+        )
     jaxpr, outputs = jax.make_jaxpr(f, return_shape=True)(*args)
     inner = unwrapped(jaxpr.jaxpr)
     inputs = dict(zip(inner.invars, leaf_names(f, args), strict=True))
@@ -246,12 +253,15 @@ def make(
     """The graph of operations between the values given and those at the end."""
     groups = grouped(items, [value for _, value in ends]) if fold else [[item] for item in items]
     named = dict(pair for item in items for pair in item.layers)
+    taken: set[str] = set()
+    for value in given:
+        value.name = unique(value.name, taken)
     names = {id(value): value.name for value in given}
     used = {id(v) for item in items for v in item.ins} | {id(v) for _, v in ends}
     nodes = [source(value) for value in given if id(value) in used]
     free = {id(v): v for item in items for v in item.ins if v.constant and id(v) not in names}
     for k, value in enumerate(free.values()):
-        names[id(value)] = value.name = f"const{k}"
+        names[id(value)] = value.name = unique(f"const{k}", taken)
         nodes.append(source(value))
     edges: list[Edge] = []
     inside: dict[str, tuple[Item, ...]] = {}
@@ -264,11 +274,25 @@ def make(
         if len(group) > 1 or bodies(group[0].equation):
             inside[name] = tuple(group)
     for name, value in ends:
+        name = unique(name, taken)
         words = value.name if value.literal else names[id(value)]
         nodes.append(Node(name, "output", "output", (words,), (spec(value),), "", False, 0, 0, 0))
         edges += [] if value.literal else [Edge(words, name, spec(value))]
     unused = tuple(value.name for value in given if id(value) not in used)
     return Graph(tuple(nodes), tuple(edges), unused, inside)
+
+
+def unique(name: str, taken: set[str]) -> str:
+    """A name that no other node has, to which those that are taken are added.
+
+    Example:
+        >>> unique("out", {"out"})
+        'out_2'
+    """
+    names = (f"{name}_{k}" if k > 1 else name for k in itertools.count(1))
+    found = next(each for each in names if each not in taken)
+    taken.add(found)
+    return found
 
 
 def source(value: Value) -> Node:

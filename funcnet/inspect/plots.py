@@ -30,7 +30,7 @@ class Curve(NamedTuple):
     values: np.ndarray
 
 
-def plot(result: Result) -> "Figure":
+def plot(result: Any) -> "Figure":
     """Draws loss and metrics over the epochs, one panel for each with its validation twin.
 
     The best epoch is marked in all panels, and circled in that of the monitored value; so is the
@@ -38,9 +38,11 @@ def plot(result: Result) -> "Figure":
     the upper edge. An axis is logarithmic where its values span more than a factor of 1,000. A run
     that ended within its first epoch shows the loss of each step.
 
+    A sweep, a cross-validation and whatever else has a picture of its own is drawn as that.
+
     Args:
         result: what `Trainer.fit` gave back. Entries of its history that are not one number an
-            epoch are left out.
+            epoch are left out. Or a value with a method `plot()`.
 
     Returns:
         The figure, which no pyplot knows: save it with `figure.savefig("training.png")`.
@@ -58,6 +60,9 @@ def plot(result: Result) -> "Figure":
         >>> [axes.get_title(loc="left") for axes in fn.plot(result).axes]
         ['loss']
     """
+    if not isinstance(result, Result) and hasattr(result, "plot"):
+        figure: Figure = result.plot()
+        return figure
     panels, unit = panels_of(result)
     columns = math.ceil(len(panels) / math.ceil(len(panels) / 3))
     rows = math.ceil(len(panels) / columns)
@@ -136,8 +141,9 @@ def panels_of(result: Any) -> tuple[dict[str, list[Curve]], str]:
     """The curves of each panel by name, and what their horizontal axis counts."""
     if not isinstance(result, Result):
         raise TypeError(
-            f"`plot`: result must be what `Trainer.fit` gives back, got {errors.describe(result)}. "
-            "Say `result = trainer.fit(...)`, then `fn.plot(result)`."
+            "`plot`: result must be what `Trainer.fit` gives back, or have a picture of its own, "
+            f"got {errors.describe(result)}. Say `result = trainer.fit(...)`, then "
+            "`fn.plot(result)`."
         )
     scalars = {
         name: np.asarray(values, float)

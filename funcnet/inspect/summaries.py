@@ -197,18 +197,17 @@ def cells(row: Row) -> tuple[str, ...]:
     return (*words, f"{row.params:,}", human(row.bytes), f"{row.flops:,}")
 
 
-def aligned(row: Iterable[str], widths: list[int]) -> str:
+def aligned(row: Iterable[str], widths: list[int], left: int = 3) -> str:
     """A line of the table: words to the left, numbers to the right."""
-    words = zip(row, widths, "<<<>>>", strict=True)
+    words = zip(row, widths, "<" * left + ">" * (len(widths) - left), strict=True)
     return "  ".join(f"{word:{side}{width}}" for word, width, side in words)
 
 
-def table_row(row: Iterable[str], tag: str) -> str:
+def table_row(row: Iterable[str], tag: str, left: int = 3) -> str:
     """The same in HTML."""
-    sides = ("left",) * 3 + ("right",) * 3
     words = [
-        f"<{tag} style='text-align: {side}'>{html.escape(word)}</{tag}>"
-        for word, side in zip(row, sides, strict=True)
+        f"<{tag} style='text-align: {'left' if i < left else 'right'}'>{html.escape(word)}</{tag}>"
+        for i, word in enumerate(row)
     ]
     return f"<tr>{''.join(words)}</tr>"
 

@@ -98,7 +98,7 @@ def train(
         validation = jax.tree.map(jnp.asarray, check_columns("fit", validation))
     n = len(members.key)
     check_all(run, members, data, validation)
-    way = by or WAYS.get(jax.default_backend(), OTHER_WAY)
+    way = way_of(by)
     chunks = apart if way == "loop" and jax.device_count() == 1 else together
     with tqdm(total=n, unit="run", disable=None if progress is None else not progress) as bar:
         for index, runs in chunks(run, members, (data, validation, start), way, at_once):
@@ -152,8 +152,8 @@ def together(
         index = np.arange(begin, begin + chunk)
         runs = program(nth(members, np.minimum(index, n - 1)), shared)
         kept = index < n
-        jax.block_until_ready(runs)
-        yield index[kept], runs[: int(kept.sum())]
+        # on one device, where whatever takes a result expects it
+        yield index[kept], jax.device_put(runs[: int(kept.sum())], devices[0])
 
 
 def mapped(one: Any, way: Way, devices: list[Any]) -> Any:
@@ -187,6 +187,11 @@ def how_many(one: Any, member: Member, shared: Shared) -> int:
 def nth(members: PyTree, index: Any) -> Any:
     """One member, or some."""
     return jax.tree.map(lambda leaf: leaf[index], members)
+
+
+def way_of(by: Way | None) -> Way:
+    """How members are trained: as asked, or as is faster on the platform."""
+    return by or WAYS.get(jax.default_backend(), OTHER_WAY)
 
 
 def check_way(by: Any, at_once: Any) -> None:

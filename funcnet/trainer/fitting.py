@@ -49,7 +49,7 @@ def fit(trainer: "Trainer", data: Any, validation: Any, settings: Settings) -> R
                 f"`fit`: validation={validation} needs data in memory, got a stream. "
                 "Give the validation data itself."
             )
-        columns, validation = split(columns, validation, stream(key, ORDER))
+        columns, validation = split("fit", columns, validation, stream(key, ORDER))
     if (placement := trainer.programs.placement) is not None:
         placement.check_batch("fit", settings.batch_size)
     feed = make_feed(

@@ -403,7 +403,7 @@ def split_off(key: Any, data: Any, validation: Any) -> tuple[Resident | Subset, 
         return jax.tree.map(jnp.asarray, data), validation
     columns = check_columns("run", data)
     if isinstance(validation, float):
-        columns, validation = split(columns, validation, stream(key, ORDER))
+        columns, validation = split("run", columns, validation, stream(key, ORDER))
     return Resident(jax.tree.map(jnp.asarray, columns)), validation
 
 

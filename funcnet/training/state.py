@@ -9,8 +9,11 @@ import optax
 from funcnet import errors, tree
 from funcnet.types import Model, PyTree, TrainState
 
-INIT, ORDER, NOISE = 0, 1, 2
-"""The streams of a run's key: initial params, order of examples, noise. They never meet."""
+INIT, ORDER, NOISE, RESAMPLE = 0, 1, 2, 3
+"""The streams of a run's key: initial params, order of examples, noise, and bootstrap resamples.
+
+They never meet.
+"""
 
 
 def stream(key: jax.Array, which: int) -> jax.Array:

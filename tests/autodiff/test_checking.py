@@ -209,6 +209,35 @@ def test_nan_is_said():
     assert masked.notes == ()
 
 
+@pytest.mark.parametrize("order", [1, 2])
+def test_what_is_not_finite_stays_as_it_is(order):
+    def f(x, mask):
+        return jax.nn.softmax(x + mask)[0]
+
+    report = check_grads(f, jnp.ones(3), jnp.array([0.0, 0.0, -jnp.inf]), order=order)
+    assert report.ok
+    assert report.notes == ("inf or NaN in mask: these numbers stay as they are",)
+
+
+@pytest.mark.parametrize("rate", [1e5, 1e6, 1e7, 1e8])
+def test_a_fast_oscillation_is_right_or_unclear(rate):
+    verdicts = {
+        row.verdict
+        for f, x in ((lambda x: jnp.sin(rate * x), 1.0), (lambda x: jnp.sin(x).sum(), [rate] * 3))
+        for key in range(4)
+        for row in check_grads(f, jnp.array(x), key=jax.random.key(key)).rows
+    }
+    assert verdicts <= {"ok", "unclear"}
+    assert "unclear" in verdicts or rate == 1e5
+
+
+def test_steps_that_agree_by_chance_are_contradicted_by_shorter_ones():
+    rate = (2 * math.pi * 4**10 + 1e-3) / STEPS[0]  # all steps but the last are whole turns
+    found = central(lambda t: math.sin(rate * t), 1e-16)
+    np.testing.assert_allclose(found.value, 1e-2, rtol=1e-3)
+    assert found.error == math.inf
+
+
 def test_float32_inside_is_noted_and_still_told_apart():
     def narrow(factor):
         @jax.custom_jvp
@@ -332,8 +361,20 @@ def test_assert_grads_shows_the_report():
 ERRORS = {
     "f": (
         (3, 1.0), {}, TypeError,
-        "`check_grads`: f must be a function, got 3. "
-        "Give the function first and its arguments after it.",
+        "`check_grads`: f must be a function, got 3. Give it first, its arguments after it.",
+    ),
+    "key": (
+        (jnp.sin, 1.0), {"key": 3}, TypeError,
+        "`check_grads`: key must be a key of JAX, got 3. Say `key=jax.random.key(3)`.",
+    ),
+    "rtol": (
+        (jnp.sin, 1.0), {"rtol": -1}, ValueError,
+        "`check_grads`: rtol must be a positive number, got -1. Give 1e-06 say.",
+    ),
+    "paths": (
+        (lambda p: p["a/b"], {"a/b": 1.0, "a": {"b": 1.0}}), {}, ValueError,
+        "`paths`: each leaf must have a path of its own, got 'a/b' twice. Rename the key that has "
+        "a '/' in it.",
     ),
     "no args": (
         (jnp.sin,), {}, TypeError,

@@ -150,12 +150,13 @@ KEY = jax.random.key(0)
 ERRORS = {
     "not square": (
         lambda: diagonal(rectangular()),
-        "`diagonal`: the operator's output must be like its input, got : expected float32[2], got "
-        "float32[1].",
+        "`diagonal`: the operator's output must be like its input, got float32[1] in place "
+        "of float32[2]. Take a square one.",
     ),
     "empty": (
         lambda: trace(empty()),
-        "`trace`: the operator's input must have an element or more, got float32[0].",
+        "`trace`: the operator's input must have an element or more, got float32[0]. Leave "
+        "out what is empty.",
     ),
     "one sample": (
         lambda: estimate_trace(operator(matrix()), key=KEY, samples=1),

@@ -199,13 +199,14 @@ ERRORS = {
     "no pair": (
         lambda: grad(jnp.sum, has_aux=True)(X),
         TypeError,
-        "`grad`: f must return a pair (value, aux) with has_aux=True, got float32[].",
+        "`grad`: f must return a pair (value, aux) with has_aux=True, got float32[]. "
+        "Return a tuple of two.",
     ),
     "a triple": (
         lambda: value_and_grad(lambda x: (x[0], 1, 2), has_aux=True)(X),
         TypeError,
         "`value_and_grad`: f must return a pair (value, aux) with has_aux=True, "
-        "got (float32[], 1, 2).",
+        "got (float32[], 1, 2). Return a tuple of two.",
     ),
     "no scalar in the pair": (
         lambda: grad(lambda x: (x, x), has_aux=True)(X),
@@ -216,7 +217,8 @@ ERRORS = {
     "an empty tree": (
         lambda: grad(lambda params: 0.0)({"a": [], "b": None}),
         ValueError,
-        "`grad`: params must hold at least one array, got {'a': [], 'b': None}.",
+        "`grad`: params must hold at least one array, got {'a': [], 'b': None}. "
+        "There is nothing to differentiate by.",
     ),
     "no float": (
         lambda: grad(lambda params: 0.0)({"a": jnp.arange(2), "b": True, "c": 3}),
@@ -252,6 +254,29 @@ ERRORS = {
         ValueError,
         "`grad`: a pattern must match some path of params, got 'b'. The paths are a, n.",
     ),
+    "a pattern of a subtree": (
+        lambda: grad(lambda params: 0.0, wrt="head")({"head": {"w": X}, "body": X}),
+        ValueError,
+        "`grad`: a pattern must match some path of params, got 'head'. Did you mean 'head/**'? "
+        "The paths are body, head/w.",
+    ),
+    "a misspelt pattern": (
+        lambda: grad(lambda params: 0.0, wrt="haed")({"head": X}),
+        ValueError,
+        "`grad`: a pattern must match some path of params, got 'haed'. Did you mean 'head'? "
+        "The paths are head.",
+    ),
+    "two leaves of one path": (
+        lambda: grad(lambda params: 0.0, wrt="a/b")({"a/b": X, "a": {"b": X}}),
+        ValueError,
+        "`paths`: each leaf must have a path of its own, got 'a/b' twice. Rename the key that has "
+        "a '/' in it.",
+    ),
+    "no function": (
+        lambda: grad(X),
+        TypeError,
+        "`grad`: f must be a function, got float32[3]. Give it first, its arguments after it.",
+    ),
     "a pattern of integers": (
         lambda: value_and_grad(lambda params: 0.0, wrt="n")(TREE),
         TypeError,
@@ -261,12 +286,14 @@ ERRORS = {
     "a predicate that is never true": (
         lambda: grad(lambda params: 0.0, wrt=lambda path, leaf: False)(TREE),
         ValueError,
-        "`grad`: wrt must choose at least one leaf of params, got none of a, n.",
+        "`grad`: wrt must choose at least one leaf of params, got none of a, n. "
+        "Give a pattern, or None for all.",
     ),
     "no patterns": (
         lambda: grad(lambda params: 0.0, wrt=[])(TREE),
         ValueError,
-        "`grad`: wrt must choose at least one leaf of params, got none of a, n.",
+        "`grad`: wrt must choose at least one leaf of params, got none of a, n. "
+        "Give a pattern, or None for all.",
     ),
     "wrt of another kind": (
         lambda: grad(jnp.sum, wrt=0),

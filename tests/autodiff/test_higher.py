@@ -74,7 +74,7 @@ def test_both_ways_give_the_same_numbers(x64):
 
     x, v = [jnp.array([0.3, -0.2]), jnp.float64(0.7)], [jnp.array([1.0, 2.0]), jnp.float64(-0.5)]
     by_jet, by_jvps = (
-        jax.jit(lambda x, by=by: by(f, x, v, 4))(x) for by in (higher._by_jet, higher._by_jvps)
+        jax.jit(lambda x, by=by: by(f, x, v, 4))(x) for by in (higher.by_jet, higher.by_jvps)
     )
     np.testing.assert_allclose(by_jet, by_jvps, rtol=1e-10)
 
@@ -103,7 +103,7 @@ def test_powers_of_negative_numbers(f):
     ],
 )
 def test_taylor_mode_is_taken_where_it_knows_the_operations(f, knows):
-    assert higher._jet_knows(jax.make_jaxpr(f)(1.0).jaxpr) == knows
+    assert higher.jet_knows(jax.make_jaxpr(f)(1.0).jaxpr) == knows
 
 
 def test_a_rule_of_ones_own_is_kept():
@@ -114,6 +114,30 @@ def test_a_rule_of_ones_own_is_kept():
     f.defjvps(lambda x_dot, y, x: 5 * x**2 * x_dot)
     assert nth_derivative(f, 1)(2.0) == 20
     assert nth_derivative(f, 2)(2.0) == 20
+
+
+def test_the_modulus_of_a_complex_number():
+    slope = nth_derivative(lambda x: jnp.abs(jnp.exp(1j * x) * x**2), 1)
+    np.testing.assert_allclose(slope(2.0), 4.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("f", "x", "slope"),
+    [
+        (jnp.arcsinh, -800.0, 1 / math.sqrt(800**2 + 1)),
+        (jnp.arccosh, 800.0, 1 / math.sqrt(800**2 - 1)),
+        (jnp.arctanh, 0.999, 1 / (1 - 0.999**2)),
+    ],
+)
+def test_inverse_hyperbolic_functions_keep_their_digits(f, x, slope):
+    np.testing.assert_allclose(nth_derivative(f, 1)(x), slope, rtol=3e-5)  # 1 - x² of float32 0.999
+
+
+def test_orders_of_numpy_and_numbers_of_python(x64):
+    assert nth_derivative(lambda x: x**3, np.int64(2))(2.0) == 12
+    coefficients = taylor(lambda x: x**2, jnp.float32(3.0), 1.0, np.int32(2))
+    assert coefficients == (9, 6, 1)
+    assert all(c.dtype == jnp.float32 for c in coefficients)
 
 
 def test_order_zero_is_the_function_and_dtypes_are_kept():
@@ -204,7 +228,7 @@ ERRORS = {
         lambda: taylor(jnp.sum, {"a": jnp.ones(2)}, {"a": jnp.ones(3)}, 1),
         ValueError,
         "`taylor`: direction must be a tree like x, got a: expected float32[2], got float32[3]. "
-        "Give one number for each float of x, in its dtype.",
+        "Give an array of that shape and dtype for each leaf.",
     ),
     "output": (
         lambda: taylor(lambda x: {"y": x, "n": jnp.int32(x)}, 1.0, 1.0, 1),
@@ -221,7 +245,7 @@ ERRORS = {
     "whole": (
         lambda: partial(heat, "t")(1, 0.5),
         TypeError,
-        "`partial`: t must be a float scalar, got 1. Cast it, or take `taylor` for a tree.",
+        "`partial`: t must be a float scalar, got 1. Write 1.0.",
     ),
     "tree": (
         lambda: nth_derivative(jnp.sin, 2)((1.0, 2.0)),
@@ -244,6 +268,16 @@ ERRORS = {
         ValueError,
         "`partial`: every name must be an argument of f, got 'more'. Known are: 'params', 'speed', "
         "'t', 'x'.",
+    ),
+    "no names": (
+        lambda: partial(lambda *args: 1.0, "a"),
+        ValueError,
+        "`partial`: every name must be an argument of f, got 'a'. None is known.",
+    ),
+    "not a function": (
+        lambda: nth_derivative(3, 1),
+        TypeError,
+        "`nth_derivative`: f must be a function, got 3. Give it first, its arguments after it.",
     ),
     "nameless": (
         lambda: partial(heat),

@@ -291,6 +291,15 @@ def test_the_dtype_is_the_wider_whatever_the_mode(mode):
 
 # --- errors
 
+
+def test_blocks_are_in_the_wider_of_both_dtypes_of_python_numbers_too():
+    params = {"a": jnp.float32(2.0), "b": 1 / 3}
+    blocks = hessian(lambda params: params["a"] * params["b"] ** 2, params)
+    assert blocks["a"]["a"].dtype == jnp.float32
+    assert blocks["a"]["b"].dtype == blocks["b"]["b"].dtype == jnp.float64
+    assert hessian(lambda params: params["a"] ** 3, params, dense=True).dtype == jnp.float64
+
+
 X = np.ones(3)
 ERRORS = {
     "a mode of JAX": (
@@ -329,7 +338,8 @@ ERRORS = {
     "an empty tree": (
         lambda: jacobian(jnp.sin, {}),
         ValueError,
-        "`jacobian`: params must hold at least one array, got {}.",
+        "`jacobian`: params must hold at least one array, got {}. There is nothing to "
+        "differentiate by.",
     ),
 }
 

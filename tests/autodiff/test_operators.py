@@ -248,17 +248,20 @@ ERRORS = {
     "another shape": (
         lambda: example() @ jnp.ones(2),
         ValueError,
-        "`LinearOperator`: v must be like its input, got : expected float64[3], got float64[2].",
+        "`LinearOperator`: v must be like its input, got float64[2] in place of "
+        "float64[3]. Give an array of that shape and dtype for each leaf.",
     ),
     "another tree": (
         lambda: example().T @ {"y": jnp.ones(2), "z": 1.0},
         ValueError,
-        "`LinearOperator`: v must be like its input, got z: not expected, got float64[].",
+        "`LinearOperator`: v must be like its input, got z: not expected, got "
+        "float64[]. Give an array of that shape and dtype for each leaf.",
     ),
     "another dtype": (
         lambda: hessian_operator(jnp.sum, jnp.ones(3)) @ jnp.ones(3, int),
         ValueError,
-        "`LinearOperator`: v must be like its input, got : expected float64[3], got int64[3].",
+        "`LinearOperator`: v must be like its input, got int64[3] in place of "
+        "float64[3]. Give an array of that shape and dtype for each leaf.",
     ),
     "hessian of a vector": (
         lambda: hessian_operator(jnp.sin, X),
@@ -346,7 +349,7 @@ ERRORS = {
         lambda: jacobian_operator(jnp.sin, X, wrt="head"),
         ValueError,
         "`jacobian_operator`: a pattern must match some path of params, got 'head'. "
-        "The paths are .",
+        "It is one array, without a path.",
     ),
 }
 

@@ -285,6 +285,15 @@ def test_gradients_that_are_not_finite_are_seen(bad):
     assert jnp.isnan(noise_scale(lambda w, x: w @ x, jnp.ones(2), x).noise_scale)
 
 
+def test_norms_do_not_overflow():
+    x = jnp.array([[3e30, 4e30], [3e-30, 4e-30], [0.0, 0.0]])
+    norms = per_example_norms(lambda w, x: w @ x, jnp.ones(2), x)
+    np.testing.assert_allclose(norms, [5e30, 5e-30, 0], rtol=1e-6)
+    grads, share = clipped_sum(lambda w, x: w @ x, jnp.ones(2), x, norm=5.0)
+    np.testing.assert_allclose(grads, [3, 4], rtol=1e-6)
+    np.testing.assert_allclose(share, 1 / 3, rtol=1e-6)
+
+
 def test_noise_scale_is_infinite_where_no_gradient_shows():
     found = noise_scale(lambda w, x: w * x, jnp.ones(()), jnp.array([1.0, -1.0]))
     assert found == (jnp.inf, -1.0, 2.0)
@@ -347,7 +356,12 @@ ERRORS = {
     "norm": (
         lambda: clipped_sum(lambda w, x: w @ x, jnp.ones(2), X, norm=0),
         ValueError,
-        "`clipped_sum`: norm must be positive, got 0.",
+        "`clipped_sum`: norm must be a positive number, got 0. Give 1.0 say.",
+    ),
+    "norms": (
+        lambda: clipped_sum(lambda w, x: w @ x, jnp.ones(2), X, norm=jnp.ones(2)),
+        ValueError,
+        "`clipped_sum`: norm must be a positive number, got float32[2]. Give 1.0 say.",
     ),
     "chunk": (
         lambda: gram(lambda w, x: w @ x, jnp.ones(2), X, chunk_bytes=0),

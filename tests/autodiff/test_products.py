@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from funcnet.autodiff.operators import hessian_operator
 from funcnet.autodiff.products import (
     empirical_fisher_vp,
     fisher_vp,
@@ -112,6 +113,28 @@ def test_what_stands_at_integers_is_not_looked_at(name):
     for other in (None, jnp.ones(7), 3.5):
         found = product(params, {"a": trees.draw(2, seed=1), "n": other})
         chex.assert_trees_all_equal(found, expected)
+
+
+def test_subtrees_of_integers_are_passed_by_whatever_stands_there():
+    params = {"n": {"a": jnp.arange(1, 4), "b": 2}, "w": np.ones(2)}
+
+    def f(params):
+        return params["w"] ** 3 * params["n"]["a"][0] * params["n"]["b"]
+
+    for other in (None, 0.0, {"a": jnp.arange(5), "b": "x"}):
+        vs = {"n": other, "w": np.eye(2)}
+        np.testing.assert_array_equal(jvps(f, params, vs), 6 * np.eye(2))
+        v = {"n": other, "w": np.ones(2)}
+        product = hvp(lambda params: jnp.sum(f(params)), params, v)
+        np.testing.assert_array_equal(product["w"], [12, 12])
+        assert product["n"]["b"] == 0
+    operator = hessian_operator(lambda params: jnp.sum(f(params)), params)
+    np.testing.assert_array_equal((operator @ v)["w"], [12, 12])
+
+
+def test_a_number_of_python_has_the_dtype_that_is_expected():
+    product = hvp(lambda x: x**3, jnp.float32(1), 1.0)
+    assert (product, product.dtype) == (6, jnp.float32)
 
 
 def test_further_arguments_reach_the_function():
@@ -331,18 +354,30 @@ ERRORS = {
         lambda: hvp(trees.objective, TREE, {"a": np.ones(3), "b": [np.arange(3)], "n": 0}),
         ValueError,
         "`hvp`: v must be like params, got a: expected float64[2], got float64[3]; "
-        "b/0: expected float64[3], got int64[3].",
+        "b/0: expected float64[3], got int64[3]. "
+        "Give an array of that shape and dtype for each leaf.",
     ),
     "hvp with another tree": (
         lambda: hvp(trees.objective, TREE, {"a": np.ones(2), "n": 0, "c": 1.0}),
         ValueError,
         "`hvp`: v must be like params, got b/0: missing, expected float64[3]; "
-        "c: not expected, got float64[].",
+        "c: not expected, got float64[]. Give an array of that shape and dtype for each leaf.",
+    ),
+    "hvp of an operator": (
+        lambda: hvp(jnp.sum, X, hessian_operator(jnp.sum, X)),
+        TypeError,
+        "`hvp`: v must be like params, got leaves of LinearOperator. Give arrays alone.",
+    ),
+    "hvp of no function": (
+        lambda: hvp(X, X, X),
+        TypeError,
+        "`hvp`: f must be a function, got float64[3]. Give it first, its arguments after it.",
     ),
     "gauss_newton_vp": (
         lambda: gauss_newton_vp(jnp.sin, jnp.sum, X, np.ones(2)),
         ValueError,
-        "`gauss_newton_vp`: v must be like params, got : expected float64[3], got float64[2].",
+        "`gauss_newton_vp`: v must be like params, got float64[2] in place of "
+        "float64[3]. Give an array of that shape and dtype for each leaf.",
     ),
     "fisher_vp": (
         lambda: fisher_vp(jnp.sin, "gauss", X, X),
@@ -359,20 +394,22 @@ ERRORS = {
     "jvps with one": (
         lambda: jvps(jnp.sin, X, X),
         ValueError,
-        "`jvps`: vs must be like params with one more axis in front, got : "
-        "expected float64[3, 3], got float64[3].",
+        "`jvps`: vs must be like params with one more axis in front, got "
+        "float64[3] in place of float64[3, 3]. "
+        "Give an array of that shape and dtype for each leaf.",
     ),
     "jvps of two lengths": (
         lambda: jvps(trees.outputs, TREE, {"a": np.ones((4, 2)), "b": [np.ones((5, 3))], "n": 0}),
         ValueError,
         "`jvps`: vs must be like params with one more axis in front, got b/0: "
-        "expected float64[4, 3], got float64[5, 3].",
+        "expected float64[4, 3], got float64[5, 3]. "
+        "Give an array of that shape and dtype for each leaf.",
     ),
     "vjps of another tree": (
         lambda: vjps(trees.outputs, X, {"waves": np.ones((4, 3))}),
         ValueError,
         "`vjps`: us must be like what f returns with one more axis in front, got level: "
-        "missing, expected float64[4].",
+        "missing, expected float64[4]. Give an array of that shape and dtype for each leaf.",
     ),
     "vjps of integers": (
         lambda: vjps(jnp.argmax, X, np.ones(1)),
@@ -389,7 +426,8 @@ ERRORS = {
     "nothing": (
         lambda: jvps(jnp.sum, [], []),
         ValueError,
-        "`jvps`: params must hold at least one array, got [].",
+        "`jvps`: params must hold at least one array, got []. There is nothing to "
+        "differentiate by.",
     ),
 }
 

@@ -129,6 +129,12 @@ def test_gradients_are_clipped():
     assert np.isnan(clipped({**g, "b": (jnp.nan,)}, norm=1.0)["a"]).all()
 
 
+@pytest.mark.parametrize(("scale", "norm"), [(1e20, 1.0), (3e38, 1.0), (1e-24, 1e-25), (1, 1e-3)])
+def test_gradients_of_any_size_are_clipped(scale, norm):
+    g = jax.grad(lambda x: (clip_gradient(x, norm=norm) * scale).sum())(jnp.ones(2))
+    np.testing.assert_allclose(g / norm, [0.5**0.5] * 2, rtol=1e-6)
+
+
 def test_clipping_is_per_example_under_vmap_keeps_dtypes_and_is_differentiated_again():
     def f(x, w):
         return clip_gradient(x, norm=1.0) @ w
@@ -192,7 +198,7 @@ def test_the_estimate_is_unbiased_over_all_draws(baseline, x64):
     def of_draw(draw):
         def estimate(logits):
             costs, scores = cost(logits, draw), log_prob(logits, draw)
-            return rules._surrogate(costs, scores, baseline)
+            return rules.surrogate(costs, scores, baseline)
 
         return estimate(logits), jax.grad(estimate)(logits), jax.hessian(estimate)(logits)
 
@@ -263,6 +269,39 @@ ERRORS = {
         lambda: clip_gradient(1.0),
         ValueError,
         "`clip_gradient`: one of norm and value must be given, got neither. Give `norm=1.0` say.",
+    ),
+    "norm": (
+        lambda: clip_gradient(1.0, norm=-1.0),
+        ValueError,
+        "`clip_gradient`: norm must be a number, 0 or more, got -1.0. Give 1.0 say.",
+    ),
+    "value": (
+        lambda: jax.jit(lambda value: clip_gradient(1.0, value=value))(jnp.ones(2)),
+        ValueError,
+        "`clip_gradient`: value must be a number, 0 or more, got float32[2]. Give 1.0 say.",
+    ),
+    "word": (
+        lambda: clip_gradient(1.0, norm="a"),
+        TypeError,
+        "`clip_gradient`: norm must be a number, 0 or more, got 'a'. Give 1.0 say.",
+    ),
+    "scale": (
+        lambda: reverse_gradient(1.0, jnp.ones(2)),
+        ValueError,
+        "`reverse_gradient`: scale must be a number or a scalar array, got float32[2]. Give 1.0 "
+        "say.",
+    ),
+    "patterns": (
+        lambda: stop_gradient({"a": 1.0}, ["a"]),
+        TypeError,
+        "`stop_gradient`: each pattern must be a string, got ['a']. Give several one after the "
+        "other: `stop_gradient(params, 'a', 'b/**')`.",
+    ),
+    "hard": (
+        lambda: straight_through(3),
+        TypeError,
+        "`straight_through`: hard must be a function, got 3. Give it first, its arguments after "
+        "it.",
     ),
     "path": (
         lambda: stop_gradient({"head": {"bias": 1.0}}, "had/*"),

@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from funcnet.autodiff.operators import LinearOperator
+from funcnet.autodiff.curvature import fisher_operator
+from funcnet.autodiff.gradients import grad
+from funcnet.autodiff.operators import LinearOperator, hessian_operator, jacobian_operator
 from funcnet.autodiff.solutions import argmin, fixed_point, implicit, linear_solve, root, unrolled
 
 RNG = np.random.default_rng(0)
@@ -242,8 +244,8 @@ def test_a_tolerance_accepts_what_a_solver_gave():
     assert np.isnan(solve(2.0, None))
     assert solve(2.0, jnp.inf) == 1.5
     np.testing.assert_allclose(jax.grad(solve)(2.0, jnp.inf), 1 / 3, rtol=1e-5)
-    assert solve(2.0, 0.05) == 1.5  # |1.5² - 2| = 0.25, and 1 + |2 * 1.5 * 1.5| = 5.5
-    assert np.isnan(solve(2.0, 0.04))
+    assert solve(2.0, 0.04) == 1.5  # |1.5² - 2| = 0.25, and |2 * 1.5| (1 + |1.5|) = 7.5
+    assert np.isnan(solve(2.0, 0.03))
 
 
 def test_nothing_is_zero_and_still_solved():
@@ -278,6 +280,87 @@ def test_large_systems_are_solved_by_products(definite, x64):
 
     got, want = (jax.jit(jax.value_and_grad(f, (0, 1)))(matrix, b) for f in (solve, dense))
     chex.assert_trees_all_close(got, want, rtol=1e-6, atol=1e-9)
+
+
+SCALES = [1e-30, 1e-8, 1.0, 1e30]
+
+
+@pytest.mark.parametrize("n", [4, 40])  # by the matrix, and by products
+@pytest.mark.parametrize("scale", SCALES)
+def test_systems_of_any_scale_are_solved(scale, n):
+    def A(x):  # noqa: N802
+        return 2 * x + 0.1 * jnp.roll(x, 1)
+
+    b = jnp.full(n, scale)
+    got = (
+        linear_solve(A, b) / scale,
+        linear_solve(lambda x: 2 * x, b, positive_definite=True) / scale,
+        linear_solve(lambda x: A(x) * scale, jnp.ones(n)) * scale,
+    )
+    for found, want in zip(got, (1 / 2.1, 1 / 2, 1 / 2.1), strict=True):
+        np.testing.assert_allclose(found, np.full(n, want), rtol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1.0])
+def test_roots_and_their_slopes_of_any_scale_are_found(scale):
+    def f(x, a):
+        return scale * (x**3 + x + 0.1 * jnp.roll(x, 1) - a)
+
+    def total(a):
+        return scale * jnp.sum(root(f, jnp.zeros(40), a))
+
+    x = root(f, jnp.zeros(40), jnp.full(40, 2.0))
+    np.testing.assert_allclose(x**3 + 1.1 * x, 2.0, rtol=1e-5)
+    slope = jax.jit(jax.grad(total))(jnp.full(40, 2.0)) / scale
+    np.testing.assert_allclose(slope, 1 / (3 * x**2 + 1.1), rtol=1e-5)
+    assert np.isnan(root(lambda x, a: 1e-5 * (x - a), 0.0, 3.0, solver=lambda f, x0, a: x0))
+
+
+def test_a_small_gradient_goes_back_through_a_layer_of_equilibrium():
+    def solve(a):
+        return fixed_point(lambda x, a: jnp.tanh(0.5 * jnp.roll(x, 1) + a), jnp.zeros(64), a)
+
+    target = solve(jnp.ones(64) + 1e-3)
+
+    def loss(a, scale):
+        return scale * jnp.mean((solve(a) - target) ** 2)
+
+    large, small = (jax.jit(jax.grad(loss))(jnp.ones(64), scale) for scale in (1.0, 1e-6))
+    np.testing.assert_allclose(small * 1e6, large, rtol=1e-4)
+
+
+def test_an_iteration_that_crawls_is_never_taken_for_done():
+    def crawl(x, a, part):
+        return x + part * (a - x)
+
+    assert np.isnan(fixed_point(lambda x, a: crawl(x, a, 1e-4), 0.0, 1.0))
+    assert np.isnan(fixed_point(lambda x, a: crawl(x, a, 1e-4), jnp.zeros(2), 1.0)).all()
+    np.testing.assert_allclose(
+        fixed_point(lambda x, a: crawl(x, a, 1e-2), 0.0, 1.0, steps=9999), 1.0, rtol=1e-4
+    )  # where rounding ends it a step moves by an eps, a hundredth of the way that is left
+    parts = jnp.array([1.0, 1e-2])
+    slow = fixed_point(lambda x: crawl(x, 1.0, parts), jnp.zeros(2), steps=9999)
+    np.testing.assert_allclose(slow, 1.0, rtol=1e-4)
+    assert fixed_point(lambda x: x, 1.0) == 1
+
+
+@pytest.mark.parametrize("n", [1, 20])  # by the pseudo-inverse, and by products
+def test_a_semidefinite_system_has_the_least_of_its_solutions(n):
+    fisher = fisher_operator(lambda logits: logits, "categorical", jnp.zeros((n, 2)))
+    b = jnp.tile(jnp.array([[1.0, -1.0]]), (n, 1))
+    np.testing.assert_allclose(linear_solve(fisher, b), 2 * b, rtol=1e-5)
+    assert np.isnan(linear_solve(fisher, jnp.ones((n, 2)))).all()
+
+
+def test_the_input_of_an_operator_is_that_of_its_right_side():
+    def f(params):
+        return jnp.sum(jnp.cosh(params["a"])) + jnp.sum(params["b"] ** 4) + params["n"]
+
+    params = {"a": jnp.array([0.5, 1.0]), "b": jnp.ones(3), "n": 3}
+    hessian = hessian_operator(f, params, wrt="a")
+    step = linear_solve(hessian, grad(f, wrt="a")(params))
+    assert step["b"] is None
+    np.testing.assert_allclose(step["a"], np.tanh(params["a"]), rtol=1e-6)
 
 
 def sizes(jaxpr):
@@ -400,8 +483,8 @@ ERRORS = {
     "shape": (
         lambda: root(lambda x, a: x.sum() - a, jnp.ones(2), 2.0),
         ValueError,
-        "`root`: f(x, *args) must be a tree like x0, got : expected float32[2], got float32[]. "
-        "Give one number for each unknown, in its dtype.",
+        "`root`: f(x, *args) must be a tree like x0, got float32[] in place of "
+        "float32[2]. Give one number for each unknown, in its dtype.",
     ),
     "optimality": (
         lambda: implicit(lambda x0: x0, lambda x: {"b": x["a"]})({"a": 1.0}),
@@ -435,20 +518,20 @@ ERRORS = {
     "pair": (
         lambda: root(SQUARE, 1.0, 2.0, solver=lambda f, x0, *args: (x0, 7)),
         ValueError,
-        "`root`: the solver must give a tree like x0, got : missing, expected float32[]; 0: not "
-        "expected, got float32[]; 1: not expected, got int32[]. Let it return `x` alone.",
+        "`root`: the solver must give a tree like x0, got (float32[], int32[]) in place of "
+        "float32[]. Let it return `x` alone.",
     ),
     "linear pair": (
         lambda: linear_solve(lambda x: x, 1.0, solver=lambda _, b: (b,)),
         ValueError,
-        "`linear_solve`: the linear solver must give a tree like b, got : missing, expected "
-        "float32[]; 0: not expected, got float32[]. Let it return `x` alone.",
+        "`linear_solve`: the linear solver must give a tree like b, got (float32[]) in place of "
+        "float32[]. Let it return `x` alone.",
     ),
     "not square": (
         lambda: linear_solve(lambda x: x[:1], jnp.ones(2)),
         ValueError,
-        "`linear_solve`: A x must be a tree like b, got : expected float32[2], got float32[1]. "
-        "Give one number for each unknown, in its dtype.",
+        "`linear_solve`: A x must be a tree like b, got float32[1] in place of "
+        "float32[2]. Give one number for each unknown, in its dtype.",
     ),
     "steps": (
         lambda: unrolled(SQUARE, 1.0, 0, 2.0),
@@ -458,8 +541,37 @@ ERRORS = {
     "step": (
         lambda: unrolled(lambda x: x[None], 1.0, 3),
         ValueError,
-        "`unrolled`: step(x, *args) must be a tree like x0, got : expected float32[], got "
-        "float32[1]. Give one number for each unknown, in its dtype.",
+        "`unrolled`: step(x, *args) must be a tree like x0, got float32[1] in place of "
+        "float32[]. Give one number for each unknown, in its dtype.",
+    ),
+    "no linear map": (
+        lambda: linear_solve(jnp.eye(2), jnp.ones(2)),
+        TypeError,
+        "`linear_solve`: A must be a LinearOperator or a linear function, got float32[2, 2]. Of a "
+        "matrix write `lambda x: matrix @ x`.",
+    ),
+    "rectangular": (
+        lambda: linear_solve(jacobian_operator(lambda x: x[:2], jnp.ones(3)), jnp.ones(2)),
+        ValueError,
+        "`linear_solve`: the operator's output must be like its input, got float32[2] in place of "
+        "float32[3]. Take a square one.",
+    ),
+    "another right side": (
+        lambda: linear_solve(hessian_operator(lambda x: x @ x, jnp.ones(3)), jnp.ones(2)),
+        ValueError,
+        "`linear_solve`: b must be like the operator's input, got float32[2] in place of "
+        "float32[3]. Give an array of that shape and dtype for each leaf.",
+    ),
+    "the wrong way round": (
+        lambda: root(1.0, SQUARE),
+        TypeError,
+        "`root`: f must be a function, got 1.0. Give it first, its arguments after it.",
+    ),
+    "a class": (
+        lambda: root(SQUARE, 1.0, 2.0, solver=dict),
+        TypeError,
+        "`root`: solver must be a function `solver(f, x0, *args) -> x`, or a solver of optimistix "
+        "(`pip install optimistix`), got <class 'dict'>.",
     ),
 }
 

@@ -21,7 +21,7 @@ def words(raised):
 
 @pytest.mark.parametrize("fraction", [0.05, 0.25, 0.5, 0.8, 0.949])
 def test_a_split_is_disjoint_and_complete_and_keeps_the_order(fraction):
-    (x, y), (xv, yv) = split((X, Y), fraction, jax.random.key(1))
+    (x, y), (xv, yv) = split("fit", (X, Y), fraction, jax.random.key(1))
     assert len(yv) == round(N * fraction)
     assert sorted([*y, *yv]) == list(range(N))
     assert (np.diff(y) > 0).all()
@@ -31,7 +31,7 @@ def test_a_split_is_disjoint_and_complete_and_keeps_the_order(fraction):
 
 
 def test_a_split_depends_on_the_key_alone():
-    held = [split((X, Y), 0.5, jax.random.key(k))[1][1].tolist() for k in (0, 0, 1, 2)]
+    held = [split("fit", (X, Y), 0.5, jax.random.key(k))[1][1].tolist() for k in (0, 0, 1, 2)]
     assert held[0] == held[1]
     assert len(set(map(tuple, held))) == 3
 
@@ -39,21 +39,21 @@ def test_a_split_depends_on_the_key_alone():
 def test_a_split_draws_every_example_alike():
     times = np.zeros(N)
     for k in range(300):
-        times[split((X, Y), 0.25, jax.random.key(k))[1][1]] += 1
+        times[split("fit", (X, Y), 0.25, jax.random.key(k))[1][1]] += 1
     # 75 each, with a standard deviation of sqrt(300 * 0.25 * 0.75) = 7.5; 4 of them are 30
     assert np.abs(times - 75).max() < 30
 
 
 def test_a_split_is_no_epoch_s_beginning():
     key = jax.random.key(3)
-    _, (_, held) = split((X, Y), 0.5, key)
+    _, (_, held) = split("fit", (X, Y), 0.5, key)
     orders = [permute(np.asarray(order_words(key)), [e], np.arange(N), N)[:10] for e in range(50)]
     assert not any(sorted(first.tolist()) == held.tolist() for first in orders)
 
 
 def test_a_split_takes_trees_weights_and_jax_arrays():
     data = ({"a": jnp.asarray(X), "b": X}, (Y, Y), np.ones(N))
-    kept, held = split(check_columns("fit", data), 0.2, jax.random.key(0))
+    kept, held = split("fit", check_columns("fit", data), 0.2, jax.random.key(0))
     assert [leaf.shape for leaf in jax.tree.leaves(held)] == [(4, 3), (4, 3), (4,), (4,), (4,)]
     assert np.array_equal(held[0]["a"], held[0]["b"])
     assert examples(kept) == 16
@@ -62,7 +62,7 @@ def test_a_split_takes_trees_weights_and_jax_arrays():
 @pytest.mark.parametrize("fraction", [0.0, 1.0, 1.5, -0.5, float("nan"), float("inf")])
 def test_a_fraction_lies_between_0_and_1(fraction):
     with pytest.raises(ValueError, match="fraction") as raised:
-        split((X, Y), fraction, jax.random.key(0))
+        split("fit", (X, Y), fraction, jax.random.key(0))
     assert words(raised) == (
         "`fit`: validation must lie between 0 and 1 where it is a fraction, "
         f"got {fraction!r}. Give the share of the examples to hold out, or the data itself as a "
@@ -73,7 +73,7 @@ def test_a_fraction_lies_between_0_and_1(fraction):
 @pytest.mark.parametrize(("fraction", "held"), [(0.01, 0), (0.99, 20)])
 def test_a_fraction_leaves_examples_on_both_sides(fraction, held):
     with pytest.raises(ValueError, match="both sides") as raised:
-        split((X, Y), fraction, jax.random.key(0))
+        split("fit", (X, Y), fraction, jax.random.key(0))
     assert words(raised) == (
         f"`fit`: validation={fraction} must leave examples on both sides, got {held} of 20 for "
         "validation. Give another fraction, or the data itself as a tuple."

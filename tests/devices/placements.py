@@ -260,3 +260,33 @@ def test_a_placement_is_told_in_one_line():
         "Placement(data=4, model=2; batch over data; **/kernel as (None, model); "
         "from 16,384 elements on over data)"
     )
+
+
+def test_a_description_says_what_lives_where():
+    trainer = trainer_of("mlp", None)
+    x = jax.ShapeDtypeStruct((1, 5), jnp.float32)
+    state = jax.eval_shape(trainer.init, jax.random.key(0), x)
+    placement = fn.on_mesh({"data": 4, "model": 2}, rules=TENSOR["mlp"], shard="data", min_size=512)
+    found = fn.describe(placement, state.params)
+    table = [line.split() for line in repr(found).splitlines()]
+    assert [*table[7][:7]] == [
+        "4/kernel",
+        "float32[64,",
+        "64]",
+        "(model,",
+        "data)",
+        "float32[32,",
+        "16]",
+    ]
+    assert repr(found).splitlines()[-1] == (
+        "4.4 kB on each of 8 devices (data 4 x model 2), 19.5 kB in all"
+    )
+    assert found.bytes == fn.tree.nbytes(state.params)
+    whole = fn.describe(placement, state)
+    placed = {part.path: part for part in whole.parts}
+    assert placed["opt_state/0/mu/4/kernel"].there == (32, 16)
+    assert placed["step"].there == ()
+    titles = [axes.get_title(loc="left") for axes in fn.plot(whole).axes]
+    assert titles[0] == "params/4/kernel\n[64, 64]"
+    with pytest.raises(TypeError, match=r"`describe`: placement must be a fn\.Placement, got 8"):
+        fn.describe(8, state)

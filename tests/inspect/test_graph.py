@@ -288,6 +288,30 @@ def test_what_has_an_effect_stays():
     assert len(labels) == 3
 
 
+def test_an_effect_that_gives_nothing_is_drawn():
+    def f(x):
+        jax.debug.print("{}", x)
+        return 2 * x
+
+    found = graph(f, jnp.ones(3))
+    print_node = next(node for node in found.nodes if node.label == "debug_print")
+    assert print_node.outputs == ()
+    assert "no arrays" in found.dot()
+    ElementTree.fromstring(found.svg())
+
+
+def test_names_are_of_one_node_each():
+    table = np.arange(3.0)
+    found = graph(lambda out, const0: {"": out + table * const0}[""], jnp.ones(3), jnp.ones(3))
+    assert [node.name for node in found.nodes] == ["out", "const0", "const0_2", "%0", "out_2"]
+    assert {(edge.source, edge.target) for edge in found.edges} == {
+        ("const0", "%0"), ("const0_2", "%0"), ("out", "%0"), ("%0", "out_2"),
+    }  # fmt: skip
+    unused = graph(lambda const0, x: x * table, 1.0, jnp.ones(3))
+    assert [node.name for node in unused.nodes] == ["x", "const0_2", "%0", "out"]
+    assert unused.unused == ("const0",)
+
+
 def test_a_jit_around_a_jit_is_what_it_holds():
     assert str(graph(jax.jit(jax.jit(jnp.sin)), X)) == str(graph(lambda x: jnp.sin(x), X))
 
@@ -351,6 +375,21 @@ ERRORS = {
         lambda: made("scan").open("sin"), KeyError,
         "\"`Graph.open`: name must be one node that has operations inside, got 'sin': none. ",
         'Known are: %0 (scan)."',
+    ),
+    "depth": (
+        lambda: graph(jnp.sin, 1.0, depth="all"), ValueError,
+        "`graph`: depth must be a whole number of levels, 0 or more, got 'all'. ",
+        "Give 99 to show all.",
+    ),
+    "negative depth": (
+        lambda: graph(jnp.sin, 1.0, depth=-1), ValueError,
+        "`graph`: depth must be a whole number of levels, 0 or more, got -1. ",
+        "Give 99 to show all.",
+    ),
+    "two of one path": (
+        lambda: graph(lambda p: p["a/b"], {"a/b": 1.0, "a": {"b": 2.0}}), ValueError,
+        "`paths`: each leaf must have a path of its own, got 'a/b' twice. ",
+        "Rename the key that has a '/' in it.",
     ),
     "several nodes": (
         lambda: made("gradient").open("twice"), KeyError,
