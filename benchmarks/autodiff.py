@@ -182,7 +182,7 @@ def main() -> int:
     for work in map(workload, names):
         good.append(measure_hvp(work, options.rounds))
         good.append(measure_per_example(work, options.rounds, options.peers))
-        if work.convolves:
+        if work.kind == "convnet":
             good.append(measure_memory(work))
     print_versions()
     return int(not all(good) and not options.no_check)

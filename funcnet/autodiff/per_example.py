@@ -51,7 +51,7 @@ def per_example_grads(
     batch: PyTree,
     *,
     wrt: Wrt = None,
-    chunk_bytes: int = CHUNK_BYTES,
+    chunk_bytes: int | None = None,
 ) -> PyTree:
     """Gives the gradient of each example, `g_i = ∇ f(params, example_i)`, stacked.
 
@@ -62,7 +62,8 @@ def per_example_grads(
         params: any tree; gradients of leaves that are not floats are zeros.
         batch: a tree with B examples along the first axis of each leaf.
         wrt: the leaves to differentiate, as in `value_and_grad`.
-        chunk_bytes: bytes that values computed at once may take, 256 MiB unless given.
+        chunk_bytes: bytes that values computed at once may take; unless given 64 MiB on CPU,
+            whose caches then hold them, and 256 MiB elsewhere.
 
     Returns:
         A tree like params, each leaf `(B, ...)` and of its own dtype.
@@ -94,7 +95,7 @@ def per_example_norms(
     batch: PyTree,
     *,
     wrt: Wrt = None,
-    chunk_bytes: int = CHUNK_BYTES,
+    chunk_bytes: int | None = None,
 ) -> jax.Array:
     """Gives the norm of each example's gradient over all leaves, `|g_i|`.
 
@@ -106,7 +107,8 @@ def per_example_norms(
         params: any tree.
         batch: a tree with B examples along the first axis of each leaf.
         wrt: the leaves to differentiate, as in `value_and_grad`.
-        chunk_bytes: bytes that values computed at once may take, 256 MiB unless given.
+        chunk_bytes: bytes that values computed at once may take; unless given 64 MiB on CPU,
+            whose caches then hold them, and 256 MiB elsewhere.
 
     Returns:
         float32[B], or float64[B] where params are.
@@ -191,7 +193,7 @@ def clipped_sum(
     *,
     norm: Any,
     wrt: Wrt = None,
-    chunk_bytes: int = CHUNK_BYTES,
+    chunk_bytes: int | None = None,
 ) -> ClippedSum:
     """Gives the sum of the examples' gradients, each scaled to a norm of at most `norm`.
 
@@ -207,7 +209,8 @@ def clipped_sum(
         batch: a tree with B examples along the first axis of each leaf.
         norm: the bound, a positive number; it may be traced. With inf nothing is clipped.
         wrt: the leaves to differentiate, as in `value_and_grad`.
-        chunk_bytes: bytes that values computed at once may take, 256 MiB unless given.
+        chunk_bytes: bytes that values computed at once may take; unless given 64 MiB on CPU,
+            whose caches then hold them, and 256 MiB elsewhere.
 
     Returns:
         The sum, a tree like params, added in float32 at least, and the share of examples clipped.
@@ -254,7 +257,7 @@ def noise_scale(
     batch: PyTree,
     *,
     wrt: Wrt = None,
-    chunk_bytes: int = CHUNK_BYTES,
+    chunk_bytes: int | None = None,
 ) -> NoiseScale:
     """Estimates the simple noise scale `tr(Σ) / |G|²`, the batch size where noise equals signal.
 
@@ -270,7 +273,8 @@ def noise_scale(
         params: any tree.
         batch: a tree with B examples along the first axis of each leaf, two or more.
         wrt: the leaves to differentiate, as in `value_and_grad`.
-        chunk_bytes: bytes that values computed at once may take, 256 MiB unless given.
+        chunk_bytes: bytes that values computed at once may take; unless given 64 MiB on CPU,
+            whose caches then hold them, and 256 MiB elsewhere.
 
     Returns:
         The ratio, and the two estimates of which it is made.
