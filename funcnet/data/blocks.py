@@ -62,11 +62,9 @@ def look_ahead(
     else:
         examples, rows = len(jax.tree.leaves(source.columns)[0]), None
 
-    def indices(step: Any) -> Any:
-        index = batch_indices(words, step, batch_size, examples, shuffle=shuffle, xp=jnp)
-        return index if rows is None else rows[index]
-
-    return Listed(source.columns, jax.vmap(indices)(step + jnp.arange(n)), step)
+    index = batch_indices(words, step, batch_size, examples, shuffle=shuffle, xp=jnp, steps=n)
+    index = index if rows is None else rows[index]
+    return Listed(source.columns, index.reshape(n, batch_size), step)
 
 
 def take(source: Listed | Block, step: Any, batch_size: int) -> Batch:
@@ -97,13 +95,8 @@ def gather_block(
     shuffle: bool,
 ) -> Block:
     """Batches `start .. start + n - 1` of arrays in the host's memory, put on the device."""
-    index = np.concatenate(
-        [
-            batch_indices(words, start + k, batch_size, len(jax.tree.leaves(columns)[0]),
-                          shuffle=shuffle)
-            for k in range(n)
-        ]
-    )  # fmt: skip
+    examples = len(jax.tree.leaves(columns)[0])
+    index = batch_indices(words, start, batch_size, examples, shuffle=shuffle, steps=n)
     return to_block([arrays.rows(columns, index)], start, capacity * batch_size)
 
 

@@ -139,8 +139,11 @@ def batch_indices(
     *,
     shuffle: bool = True,
     xp: ModuleType = np,
+    steps: int = 1,
 ) -> Any:
     """Indices of the examples of batch `step`, uint32[batch_size].
+
+    Of several successive batches, uint32[steps * batch_size], which may be 2**31 at the most.
 
     Args:
         words: the order's key, uint32[2], from `order_words`.
@@ -149,6 +152,7 @@ def batch_indices(
         n: number of examples; may be a traced array.
         shuffle: whether each epoch has an order of its own, or all keep that of the data.
         xp: `numpy` or `jax.numpy`; the result is the same, bit for bit.
+        steps: how many batches.
 
     Example:
         >>> import numpy as np
@@ -158,7 +162,7 @@ def batch_indices(
     u = xp.uint32
     epoch, position = apart(locate(step, batch_size, n, xp), xp)
     n = xp.asarray(n, u)
-    place = position + xp.arange(batch_size, dtype=u)
+    place = position + xp.arange(steps * batch_size, dtype=u)
     epoch, place = epoch + place // n, place % n
     return apart(permute(words, epoch, place, n, xp), xp) if shuffle else place
 

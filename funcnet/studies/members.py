@@ -131,11 +131,15 @@ def apart(
     run: Run, members: Member, shared: Shared, way: Way, at_once: Any
 ) -> Iterator[tuple[np.ndarray, RunResult]]:
     """One member after the other."""
-    compiled = run.made.setdefault("apart", jax.jit(one_of(run)))
+    one = one_of(run)
+
+    def chunk_of_one(members: Member, i: jax.Array, shared: Shared) -> Any:
+        return jax.tree.map(lambda leaf: leaf[None], one(nth(members, i), shared))
+
+    compiled = run.made.setdefault("apart", jax.jit(chunk_of_one))
     for i in range(len(members.key)):
-        runs = compiled(nth(members, i), shared)
-        jax.block_until_ready(runs)
-        yield np.array([i]), jax.tree.map(lambda leaf: leaf[None], runs)
+        runs = compiled(members, np.int32(i), shared)
+        yield np.array([i]), jax.block_until_ready(runs)
 
 
 def together(
@@ -215,8 +219,18 @@ def gather(chunks: Iterator[Trained]) -> RunResult:
     runs = [chunk.runs for chunk in chunks]
     if len(runs) == 1:
         return runs[0]
-    found: RunResult = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *runs)
+    found: RunResult = jax.tree.map(joined, *runs)
     return found
+
+
+def joined(*leaves: jax.Array) -> jax.Array:
+    """Stacks of arrays as one, by way of the host: there is nothing to compile for their number."""
+    if jnp.issubdtype(leaves[0].dtype, jax.dtypes.prng_key):
+        data = [np.asarray(jax.random.key_data(leaf)) for leaf in leaves]
+        impl = jax.random.key_impl(leaves[0])
+        found: jax.Array = jax.random.wrap_key_data(jnp.asarray(np.concatenate(data)), impl=impl)
+        return found
+    return jnp.asarray(np.concatenate([np.asarray(leaf) for leaf in leaves]))
 
 
 def keys(seed: Any, n: int) -> jax.Array:
