@@ -86,7 +86,8 @@ def train(
         data: `(x, y)` or `(x, y, weight)`, that all train on, or choose their rows from.
         validation: data that all validate on; None where members hold out rows, or don't validate.
         by: `"loop"`, one after the other, or `"vmap"`, all of a chunk at once; `None` takes what
-            is faster on the platform. Several devices each take their share of a chunk.
+            is faster on the platform. Several devices each take their share of a chunk, unless
+            the trainer has a placement: then they train one member after the other together.
         at_once: members a chunk under `"vmap"`; as many as a quarter of the memory holds, unless
             given.
         progress: whether to show a bar; `None` means in a terminal.
@@ -99,7 +100,7 @@ def train(
     n = len(members.key)
     check_all(run, members, data, validation)
     way = way_of(by)
-    chunks = apart if way == "loop" and jax.device_count() == 1 else together
+    chunks = apart if alone(run, by) else together
     with tqdm(total=n, unit="run", disable=None if progress is None else not progress) as bar:
         for index, runs in chunks(run, members, (data, validation, start), way, at_once):
             yield Trained(index, runs)
@@ -196,6 +197,11 @@ def nth(members: PyTree, index: Any) -> Any:
 def way_of(by: Way | None) -> Way:
     """How members are trained: as asked, or as is faster on the platform."""
     return by or WAYS.get(jax.default_backend(), OTHER_WAY)
+
+
+def alone(run: Run, by: Way | None) -> bool:
+    """Whether one member is trained after the other."""
+    return run.placed or (way_of(by) == "loop" and jax.device_count() == 1)
 
 
 def check_way(by: Any, at_once: Any) -> None:

@@ -15,6 +15,8 @@ from funcnet.studies.members import (
     Member,
     Shared,
     Way,
+    alone,
+    check_all,
     how_many,
     mapped,
     nth,
@@ -175,9 +177,11 @@ def advance(
 
 def parts(bench: Bench, run: Run, points: list[Point], numbers: list[int]) -> Iterator[list[int]]:
     """The trials of one run in chunks that are trained at once."""
-    size = 1
-    if not alone(bench.by):
-        member = nth(bench.members(points[:1]), 0)
+    size, first = 1, bench.members(points[:1])
+    data, validation, _ = bench.shared
+    check_all(run, first, data, validation)
+    if not alone(run, bench.by):
+        member = nth(first, 0)
         at_once = bench.at_once or how_many(one_of(run), member, bench.shared)
         chunks = -(-len(numbers) // (at_once * jax.device_count()))
         size = -(-len(numbers) // chunks)
@@ -191,7 +195,7 @@ def turn(
     """A chunk of trials, trained up to an epoch; those that are None from the beginning."""
     begin, onward = programs(run, bench.by)
     n = len(runs)
-    if alone(bench.by):
+    if alone(run, bench.by):
         member, first = nth(members, 0), runs[0]
         progress = begin(member, bench.shared) if first is None else first
         return [onward(Work(member, progress, np.int32(until)), bench.shared)]
@@ -203,11 +207,6 @@ def turn(
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[runs[i] for i in filled])
     stacked = onward(Work(members, stacked, np.full(len(filled), until, np.int32)), bench.shared)
     return [nth(stacked, i) for i in range(n)]
-
-
-def alone(by: Way | None) -> bool:
-    """Whether one trial is trained after the other."""
-    return way_of(by) == "loop" and jax.device_count() == 1
 
 
 def programs(run: Run, by: Way | None) -> tuple[Any, Any]:
@@ -224,7 +223,7 @@ def programs(run: Run, by: Way | None) -> tuple[Any, Any]:
 
     if "rungs" not in run.made:
         run.made["rungs"] = tuple(
-            jax.jit(one) if alone(by) else mapped(one, way_of(by), jax.devices())
+            jax.jit(one) if alone(run, by) else mapped(one, way_of(by), jax.devices())
             for one in (begin, onward)
         )
     found: tuple[Any, Any] = run.made["rungs"]

@@ -318,6 +318,11 @@ class Run:
 
         return jax.jit(onward)
 
+    @property
+    def placed(self) -> bool:
+        """Whether one run takes several devices; known after its first arguments."""
+        return bool(self.made.get("placed"))
+
     @cached_property
     def made(self) -> dict[Any, Any]:
         """What has been made for this run once, by name: compiled programs, what labels must be."""
@@ -346,6 +351,7 @@ class Run:
             trainer, one = self.make_trainer(hyper), example(source)
             state = init_state(trainer.model, trainer.optimizer, key, one[0])
             box.append(labels_of(trainer.programs, state, one))
+            self.made["placed"] = trainer.programs.placement is not None
 
         jax.eval_shape(trace, key, source, hyper)
         return box[0]

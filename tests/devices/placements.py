@@ -290,3 +290,29 @@ def test_a_description_says_what_lives_where():
     assert titles[0] == "params/4/kernel\n[64, 64]"
     with pytest.raises(TypeError, match=r"`describe`: placement must be a fn\.Placement, got 8"):
         fn.describe(8, state)
+
+
+def test_a_run_and_a_study_of_a_placed_trainer_are_those_of_one_device(x64):
+    columns = rows(np.float64)
+    settings = {"epochs": 2, "batch_size": 16}
+    placement = fn.fully_sharded(min_size=16)
+    runs, committees, sweeps = [], [], []
+    for where in (placement, None):
+        trainer = trainer_of("mlp", where)
+        runs.append(fn.make_run(trainer, **settings)(jax.random.key(0), columns, None, 0.25))
+        committees.append(fn.ensemble(trainer, 2, columns, **settings))
+        sweeps.append(
+            fn.sweep(
+                lambda chosen, where=where: trainer_of("mlp", where, optax.sgd(chosen["rate"])),
+                {"rate": [0.1, 0.01]},
+                columns,
+                halving=fn.halving(eta=2, start=1),
+                **settings,
+            )
+        )
+    assert not runs[0].last.params["4"]["kernel"].sharding.is_fully_replicated
+    histories = [
+        [run.history, committee.runs.history, [trial.history for trial in swept.trials]]
+        for run, committee, swept in zip(runs, committees, sweeps, strict=True)
+    ]
+    chex.assert_trees_all_close(*jax.device_get(histories), rtol=1e-9)
