@@ -1,5 +1,6 @@
 """Settings of the whole suite: the compilation cache, strictness, fixtures that laws share."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -24,6 +25,19 @@ def no_rank_promotion():
     """A vector against a matrix is an error: the library must say which axis it means."""
     with jax.numpy_rank_promotion("raise"):
         yield
+
+
+MAPS = Path("/proc/self/maps")
+MANY_MAPS = 20_000  # Linux ends a process at 65,530; each compiled program takes some
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compiled_programs_are_given_up():
+    """Thousands of tests compile in one process, which must not run out of memory maps."""
+    yield
+    if MAPS.exists() and MAPS.read_bytes().count(b"\n") > MANY_MAPS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture
