@@ -114,7 +114,7 @@ def test_gradients_are_those_of_one_device(name, place):
 
 @pytest.mark.parametrize(
     ("name", "place"),
-    [("mlp", "data, 8"), ("mlp", "sharded, 4"), ("mlp", "all three"), ("transformer", "all three")],
+    [("mlp", "data, 8"), ("mlp", "all three"), ("transformer", "sharded, 4")],
 )
 def test_fit_is_that_of_one_device(x64, name, place):
     placement = PLACEMENTS[place](name)
@@ -203,10 +203,9 @@ def test_evaluation_and_prediction_are_those_of_one_device():
 def test_a_fit_goes_on_from_any_placement(x64):
     columns = rows(np.float64)
     trainers = [
-        trainer_of("mlp", where)
-        for where in (None, fn.data_parallel(), fn.fully_sharded(some(2), min_size=16), None)
+        trainer_of("mlp", where) for where in (None, fn.fully_sharded(some(2), min_size=16), None)
     ]
-    whole = trainers[0].fit(columns, epochs=4, batch_size=16).last
+    whole = trainers[0].fit(columns, epochs=3, batch_size=16).last
     state = None
     for epoch, trainer in enumerate(trainers):
         state = trainer.fit(columns, state=state, epochs=epoch + 1, batch_size=16).last

@@ -43,8 +43,9 @@ def assert_equal_runs(result, fitted, atol):
         assert (jax.random.key_data(state.key) == jax.random.key_data(other.key)).all()
 
 
-@pytest.mark.parametrize("stopping", [None, STOPPING], ids=["to the end", "stopped"])
-@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
+@pytest.mark.parametrize(
+    ("stopping", "weighted"), [(None, True), (STOPPING, False)], ids=["weighted", "stopped"]
+)
 def test_a_run_equals_fit_over_500_steps(x64, stopping, weighted):
     x, y = data(103, np.float64)
     weight = (np.linspace(0, 2, 103),) if weighted else ()
