@@ -131,7 +131,8 @@ class Placement:
     def by_size(self, shape: tuple[int, ...], spec: PartitionSpec) -> PartitionSpec:
         """`spec`, and the longest axis that it leaves whole divided, if the array is large."""
         parts = math.prod(self.mesh.shape[axis] for axis in self.shard)
-        if parts == 1 or math.prod(shape) < self.min_size:
+        taken = {axis for part in spec for axis in names(part or ())}
+        if parts == 1 or math.prod(shape) < self.min_size or taken & set(self.shard):
             return spec
         axes = [*spec, *[None] * (len(shape) - len(spec))]
         free = [i for i, axis in enumerate(axes) if axis is None and shape[i] % parts == 0]
@@ -216,8 +217,8 @@ def on_mesh(
         Placement(data=1, model=1; batch over data; **/kernel as (None, model))
     """
     errors.positive("placement", min_size=min_size)
-    whole = mesh if isinstance(mesh, Mesh) else grid(mesh, devices)
-    ordered = tuple((pattern, PartitionSpec(*spec)) for pattern, spec in (rules or {}).items())
+    whole = as_mesh(mesh, devices)
+    ordered = tuple((p, PartitionSpec(*names(spec))) for p, spec in (rules or {}).items())
     found = Placement(whole, names(batch), ordered, names(shard), min_size)
     used = {*found.batch, *found.shard}
     used |= {axis for _, spec in ordered for part in spec for axis in names(part or ())}
@@ -227,16 +228,41 @@ def on_mesh(
             f"`on_mesh`: {unknown[0]!r} is no axis of the mesh. "
             f"{errors.did_you_mean(unknown[0], whole.axis_names)}"
         )
+    for pattern, spec in ordered:
+        axes = [axis for part in spec for axis in names(part or ())]
+        if len(set(axes)) < len(axes):
+            raise ValueError(
+                f"`on_mesh`: a rule must use an axis of the mesh once, got {spec_words(spec)} for "
+                f"{pattern!r}. An array has one axis for each."
+            )
     return found
 
 
-def names(axes: str | Sequence[str]) -> tuple[str, ...]:
+def as_mesh(mesh: Any, devices: Sequence[Any] | None) -> Mesh:
+    """The mesh that is given, with axes that XLA may use as it likes, or the grid of its sizes."""
+    if isinstance(mesh, Mapping):
+        return grid(mesh, devices)
+    if not isinstance(mesh, Mesh) or devices is not None:
+        got = errors.describe(mesh) if devices is None else "a mesh, and devices too"
+        raise TypeError(
+            "`on_mesh`: mesh must be a dict of sizes by name, or a jax.sharding.Mesh, which has "
+            f"its devices, got {got}. Say `{{'data': -1}}`."
+        )
+    return Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * mesh.devices.ndim)
+
+
+def names(axes: Any) -> tuple[Any, ...]:
     """Names of axes, of which one may stand alone."""
     return (axes,) if isinstance(axes, str) else tuple(axes)
 
 
 def grid(axes: Mapping[str, int], devices: Sequence[Any] | None) -> Mesh:
     """Devices in the order that suits their connections, as a grid with named axes."""
+    if isinstance(devices, int):
+        raise TypeError(
+            f"`placement`: devices must be a list of them, got {devices}. "
+            f"Say `jax.devices()[:{devices}]`."
+        )
     found = list(jax.devices() if devices is None else devices)
     sizes = [int(size) for size in axes.values()]
     known = math.prod(size for size in sizes if size != -1)

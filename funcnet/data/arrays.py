@@ -83,7 +83,13 @@ def subset(data: Any, index: Any, n: Any = None) -> Subset:
         )
     if n is None:
         n = index.size
-    elif not isinstance(n, jax.core.Tracer) and not 1 <= int(n) <= index.size:
+    dtype = n.dtype if hasattr(n, "dtype") else np.asarray(n).dtype
+    if not jnp.issubdtype(dtype, jnp.integer) or np.shape(n):
+        raise TypeError(
+            f"`subset`: n must be a whole number, got {errors.describe(n)}. "
+            "Leave it out to take all."
+        )
+    if not isinstance(n, jax.core.Tracer) and not 1 <= int(n) <= index.size:
         raise ValueError(
             f"`subset`: n must lie in 1 .. {index.size}, the length of index, got {n!r}. "
             "Leave it out to take all."
@@ -218,9 +224,9 @@ def named(columns: Columns) -> dict[str, Any]:
 
 
 def examples(data: Any) -> int:
-    """Number of examples in columns of arrays."""
+    """Number of examples in columns of arrays, or of a subset where its length is known."""
     if isinstance(data, Subset):
-        return len(data.rows)
+        return len(data.rows) if isinstance(data.n, jax.core.Tracer) else int(data.n)
     columns = data.columns if isinstance(data, Staged) else data
     return len(jax.tree.leaves(columns)[0])
 
@@ -252,6 +258,8 @@ def split(
             "tuple."
         )
     traced = isinstance(key, jax.core.Tracer)
+    if traced:
+        columns = jax.tree.map(jnp.asarray, columns)
     xp: Any = jnp if traced else np
     words = order_words(key) if traced else np.asarray(order_words(key))
     place = permute(words, [SPLIT], xp.arange(n), n, xp)

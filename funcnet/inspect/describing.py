@@ -128,6 +128,11 @@ def describe(placement: Placement, state: PyTree) -> Description:
             f"`describe`: placement must be a fn.Placement, got {errors.describe(placement)}. "
             "Say `fn.fully_sharded()`."
         )
+    if wrong := [path for path, leaf in tree.paths(state).items() if not hasattr(leaf, "shape")]:
+        raise TypeError(
+            "`describe`: state must be a fn.TrainState or params, of arrays or shapes, got "
+            f"something else at {wrong[0] or 'the top'}. Give `result.best` say."
+        )
     if isinstance(state, TrainState):
         where = placement.of_state(state)
     else:
@@ -155,7 +160,8 @@ def plot_description(description: Description) -> "Figure":
     from funcnet.inspect.plots import new_figure  # it imports matplotlib
 
     parts = sorted(description.parts, key=lambda part: -math.prod(part.shape))[:DRAWN]
-    columns = min(4, len(parts))
+    parts = [part for part in parts if math.prod(part.shape)]
+    columns = max(1, min(4, len(parts)))
     rows = -(-len(parts) // columns)
     figure = new_figure("plot", 3.1 * columns, 2.5 * rows + 0.4)
     for i, part in enumerate(parts):

@@ -135,7 +135,9 @@ def bias_variance(
     if data is None:
         question = from_samples(keys, sample, x, truth, noise, test)
     else:
-        question = from_data(keys, data, test, {"sample": sample, "truth": truth, "noise": noise})
+        question = from_data(
+            keys, data, test, {"sample": sample, "x": x, "truth": truth, "noise": noise}
+        )
     make, found = as_maker("bias_variance", make_trainer), []
     for size in sizes:
         trainer = make(size)

@@ -56,7 +56,8 @@ def temperature(logits: Any, labels: Any, weight: Any = None) -> jax.Array:
     def slope(log_heat: jax.Array) -> jax.Array:
         """The derivative of the cross-entropy of `heat * logits` by heat, which is 1 / T."""
         p = jax.nn.softmax(jnp.exp(log_heat) * above)
-        return jnp.where(each == 0, 0, each * (p * above).sum(-1)).sum()
+        mean = jnp.where(p == 0, 0, p * above).sum(-1)  # a class may be ruled out by -inf
+        return jnp.where(each == 0, 0, each * mean).sum()
 
     def halve(_: int, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         low, high = bounds
@@ -66,7 +67,8 @@ def temperature(logits: Any, labels: Any, weight: Any = None) -> jax.Array:
 
     ends = (jnp.asarray(-math.log(end), scores.dtype) for end in (HOTTEST, COLDEST))
     low, _ = jax.lax.fori_loop(0, HALVINGS, halve, tuple(ends))
-    return jnp.where(jnp.isnan(slope(low)), jnp.nan, jnp.exp(-low))
+    unknown = jnp.isnan(slope(low)) | ~(each != 0).any()
+    return jnp.where(unknown, jnp.nan, jnp.exp(-low))
 
 
 def read(logits: Any, labels: Any) -> tuple[jax.Array, jax.Array]:
@@ -81,6 +83,11 @@ def check_classes(labels: jax.Array, each: jax.Array, classes: int) -> None:
     """Raises where a label of any weight is none of the classes, if its value is known."""
     if isinstance(labels, jax.core.Tracer) or isinstance(each, jax.core.Tracer):
         return
+    if (np.asarray(each) < 0).any():
+        raise ValueError(
+            f"`temperature`: weight must be 0 or more everywhere, got {float(each.min())!r} as its "
+            "least. Leave an example out with the weight 0."
+        )
     values = np.asarray(labels)[np.asarray(each) != 0]
     wrong = values[(values < 0) | (values >= classes)]
     if wrong.size:

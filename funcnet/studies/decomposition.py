@@ -50,7 +50,13 @@ def matched(y: Any, y_pred: np.ndarray) -> np.ndarray:
     """`y` as numbers of the shape of `y_pred`: classes become one-hot."""
     y = np.asarray(y)
     if y.dtype.kind in "iu" and y_pred.shape[:-1] == y.shape:
-        one_hot: np.ndarray = np.eye(y_pred.shape[-1])[y]
+        classes = y_pred.shape[-1]
+        if y.size and (y.min() < 0 or y.max() >= classes):
+            raise ValueError(
+                f"`bias_variance`: labels must lie in 0 .. {classes - 1}, since there are "
+                f"{classes} outputs, got {y.min()} .. {y.max()}. Number the classes from 0."
+            )
+        one_hot: np.ndarray = np.eye(classes)[y]
         return one_hot
     if y.shape != y_pred.shape:
         raise ValueError(

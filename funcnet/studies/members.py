@@ -241,5 +241,5 @@ def joined(*leaves: jax.Array) -> jax.Array:
 
 def keys(seed: Any, n: int) -> jax.Array:
     """One key a member: `fold_in(key, i)`, so that more members leave the first as they are."""
-    key = jax.random.key(seed) if isinstance(seed, int) else seed
+    key = jax.random.key(int(seed)) if isinstance(seed, int | np.integer) else seed
     return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(n))

@@ -93,7 +93,13 @@ def from_data(keys: jax.Array, data: Any, test: Any, others: dict[str, Any]) -> 
             f"truth, got {wrong}. Hold out a part of the data."
         )
     columns = check_columns("bias_variance", data)
-    x, y = check_columns("bias_variance(test=...)", test)[:2]
+    held = check_columns("bias_variance(test=...)", test)
+    if len(held) > 2:
+        raise ValueError(
+            "`bias_variance`: test must be (x, y), whose points count alike, got a weight too. "
+            "Leave it out."
+        )
+    x, y = held
     n = examples(columns)
 
     def resample(key: jax.Array) -> jax.Array:
@@ -116,6 +122,11 @@ def sets_of(sample: Any, keys: jax.Array) -> Columns:
             "got one that asks for the numbers of its key or of what is drawn. "
             "Draw with `jax.random`, and compute with `jax.numpy`."
         ) from error
+    if len(keys) > 1 and all(bool((leaf == leaf[:1]).all()) for leaf in jax.tree.leaves(drawn)):
+        raise TypeError(
+            "`bias_variance`: sample must draw with its key, got the same set for each. "
+            "NumPy's random numbers are drawn once for all: take `jax.random`."
+        )
     return drawn
 
 

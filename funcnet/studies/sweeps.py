@@ -18,7 +18,9 @@ from funcnet.studies.ledger import Ledger, Trial, digest
 from funcnet.studies.members import Way, check_way
 from funcnet.studies.rungs import Halving, climb
 from funcnet.studies.space import (
+    Choices,
     Point,
+    Range,
     as_space,
     chosen,
     distributions,
@@ -261,13 +263,29 @@ def both(data: Any, validation: Any, key: jax.Array) -> tuple[Columns, Columns |
     return found
 
 
+def told(name: str, each: Range | Choices) -> str:
+    """A part of a space in words, which differ where its values do.
+
+    Raises:
+        ValueError: a choice is a function without a name, which can't be told from another.
+    """
+    choices = each.values if isinstance(each, Choices) else ()
+    if any(getattr(value, "__name__", "") == "<lambda>" for value in choices):
+        raise ValueError(
+            f"`sweep`: with a file each choice must be told from others by its value or its name, "
+            f"got a lambda for {name!r}. Define a function, or choose between their names."
+        )
+    arrays = [leaf for leaf in jax.tree.leaves(choices) if isinstance(leaf, np.ndarray | jax.Array)]
+    return f"{each!r} {digest(tuple(arrays))['sha256']}" if arrays else repr(each)
+
+
 def description(
     bench: Bench, seed: Any, trials: int | None, halving: Halving | None
 ) -> dict[str, Any]:
     """What a file says of its sweep: all that its trials depend on, but for code."""
     held = None if bench.validation is None else digest(bench.validation)
     return {
-        "sweep": {name: repr(each) for name, each in bench.space.items()},
+        "sweep": [[name, told(name, each)] for name, each in bench.space.items()],
         "epochs": bench.epochs,
         "batch_size": bench.batch_size,
         "shuffle": bench.shuffle,

@@ -151,7 +151,8 @@ def row(trial: Trial, labelled: Mapping[str, Any]) -> dict[str, Any]:
     for name, line in trial.history.items():
         if line.ndim == 1:
             found[name] = np.nan if trial.best_epoch is None else line[trial.best_epoch].item()
-    own = {name if name not in found else f"{name}*": value for name, value in labelled.items()}
+    taken = {"trial", *found}
+    own = {name if name not in taken else f"{name}*": value for name, value in labelled.items()}
     return {"trial": trial.number, **own, **found}
 
 

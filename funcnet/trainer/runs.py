@@ -252,6 +252,11 @@ class Run:
                 traced.
         """
         rest = self.arguments(progress.state.key, data, hyperparameters, validation)[1:]
+        if ("val_loss" in progress.history) != (rest[2] is not None):
+            raise ValueError(
+                "`run`: advance must be given the validation data that init was given, got "
+                f"{'none' if rest[2] is None else 'some, but init had none'}. Give both the same."
+            )
         last = jnp.asarray(self.epochs if until is None else until, jnp.int32)
         found: Progress = self.onward(progress, *rest, last)
         return found
@@ -352,6 +357,8 @@ class Run:
             state = init_state(trainer.model, trainer.optimizer, key, one[0])
             box.append(labels_of(trainer.programs, state, one))
             self.made["placed"] = trainer.programs.placement is not None
+            if trainer.programs.placement is not None:
+                trainer.programs.placement.check_batch("run", self.batch_size)
 
         jax.eval_shape(trace, key, source, hyper)
         return box[0]

@@ -315,3 +315,37 @@ def test_a_run_and_a_study_of_a_placed_trainer_are_those_of_one_device(x64):
         for run, committee, swept in zip(runs, committees, sweeps, strict=True)
     ]
     chex.assert_trees_all_close(*jax.device_get(histories), rtol=1e-9)
+
+
+def test_a_mesh_of_jax_s_own_will_do():
+    mesh = jax.make_mesh((8,), ("data",))
+    trainer = trainer_of("mlp", fn.on_mesh(mesh, shard="data", min_size=16))
+    trainer.fit(rows(np.float32), epochs=1, batch_size=16)
+    with pytest.raises(TypeError, match="`on_mesh`: mesh must be a dict of sizes by name"):
+        fn.on_mesh(mesh, devices=some(2))
+    with pytest.raises(TypeError, match="`on_mesh`: mesh must be a dict of sizes by name"):
+        fn.on_mesh([("data", 8)])
+    with pytest.raises(TypeError, match="`placement`: devices must be a list of them, got 2"):
+        fn.data_parallel(2)
+
+
+def test_what_a_rule_divides_is_not_divided_by_size_over_the_same_axis():
+    params = {"kernel": jax.ShapeDtypeStruct((512, 256), "float32")}
+    found = fn.on_mesh({"data": 8}, rules={"*": ("data", None)}, shard="data")
+    assert found.of_params(params) == {"kernel": PartitionSpec("data", None)}
+    alone = fn.on_mesh({"data": 8}, rules={"*": "data"})
+    assert alone.of_params(params) == {"kernel": PartitionSpec("data")}
+    with pytest.raises(ValueError, match=r"must use an axis of the mesh once, got \(data, data\)"):
+        fn.on_mesh({"data": 8}, rules={"*": ("data", "data")})
+
+
+def test_a_run_refuses_a_batch_that_can_not_be_divided():
+    run = fn.make_run(trainer_of("mlp", fn.data_parallel()), epochs=1, batch_size=12)
+    with pytest.raises(ValueError, match="`run`: batch_size must be a multiple of 8"):
+        run(jax.random.key(0), rows(np.float32))
+
+
+def test_a_description_of_nothing_is_drawn_and_of_a_number_refused():
+    assert fn.plot(fn.describe(fn.data_parallel(), {})).axes == []
+    with pytest.raises(TypeError, match="`describe`: state must be a fn"):
+        fn.describe(fn.data_parallel(), {"a": 1.0})

@@ -298,3 +298,33 @@ def test_wrong_arguments(name):
     with pytest.raises(kind, match=re.escape(words)) as caught:
         bias_variance(**given)
     assert str(caught.value).startswith("`bias_variance`: ")
+
+
+def test_a_sample_that_does_not_use_its_key_is_refused():
+    def sample(key):
+        return np.random.normal(size=(5, 2)), np.zeros((5, 1))  # what is refused
+
+    with pytest.raises(TypeError, match=r"sample must draw with its key, got the same set for"):
+        bias_variance(polynomial, [1], sample, POINTS, truth=truth, repeats=3, epochs=1)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "words"),
+    [
+        ({"x": POINTS}, TypeError, "data goes with test=.x, y., and with nothing that is known"),
+        ({"test": (*[np.ones((4, 1))] * 2, np.ones(4))}, ValueError, "test must be .x, y., whose"),
+    ],
+    ids=["x", "weight"],
+)
+def test_what_would_be_left_out_of_data_is_refused(given, error, words):
+    data = np.ones((8, 1), np.float32), np.ones((8, 1), np.float32)
+    with pytest.raises(error, match=words):
+        bias_variance(
+            polynomial, [1], **({"data": data, "test": data} | given), repeats=3, epochs=1
+        )
+
+
+def test_labels_beyond_the_outputs_are_refused():
+    for labels, got in (([0, 1, 2], "0 .. 2"), ([-1, 0, 1], "-1 .. 1")):
+        with pytest.raises(ValueError, match=rf"labels must lie in 0 \.\. 1, .* got {got}"):
+            matched(np.array(labels), np.ones((3, 2)))

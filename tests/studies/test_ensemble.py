@@ -663,3 +663,14 @@ def test_an_objective_of_ones_own_has_no_mean_prediction(held):
 def test_what_temperature_refuses(logits, labels, error, words):
     with pytest.raises(error, match=said(words)):
         temperature(logits, labels)
+
+
+def test_temperature_knows_classes_that_are_ruled_out_and_refuses_wrong_weights():
+    logits, labels = jnp.array([[2.0, 0.0], [0.0, 1.0], [1.0, 0.0]]), jnp.array([0, 1, 1])
+    ruled_out = jnp.c_[logits, jnp.full(3, -jnp.inf)]
+    np.testing.assert_allclose(
+        fn.temperature(ruled_out, labels), fn.temperature(logits, labels), rtol=1e-6
+    )
+    assert np.isnan(fn.temperature(logits, labels, jnp.zeros(3)))
+    with pytest.raises(ValueError, match=r"weight must be 0 or more everywhere, got -1.0"):
+        fn.temperature(logits, labels, jnp.array([-1.0, 1, 1]))

@@ -596,3 +596,51 @@ def test_words_of_ranges():
 def test_words_of_a_number_that_is_not_there(small):
     with pytest.raises(IndexError, match=r"number must lie in 0 .. 3, got 4"):
         small.result(4)
+
+
+def plain_trainer(rate):
+    return fn.Trainer(fn.dense(1), loss=optax.losses.squared_error, optimizer=optax.sgd(rate))
+
+
+def line():
+    x = np.linspace(-1, 1, 16, dtype=np.float32)[:, None]
+    return x, 2 * x + 1
+
+
+def in_file(path, space, make=lambda chosen: plain_trainer(np.mean(chosen["rate"]))):
+    return fn.sweep(make, space, line(), epochs=2, file=path, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"rate": [0.01, 0.1], "m": [1.0, 2.0]}, {"m": [1.0, 2.0], "rate": [0.01, 0.1]}),
+        (
+            {"rate": [np.full(200, 0.01, np.float32)]},
+            {"rate": [np.full(200, 0.1, np.float32)]},
+        ),
+    ],
+    ids=["another order", "another array"],
+)
+def test_a_file_of_another_space_is_refused(tmp_path, first, second):
+    def make(chosen):
+        return plain_trainer(chosen["rate"] if "m" in chosen else chosen["rate"].mean())
+
+    in_file(tmp_path / "sweep.jsonl", first, make)
+    in_file(tmp_path / "sweep.jsonl", first, make)
+    with pytest.raises(ValueError, match="`sweep`: file must be of this sweep"):
+        in_file(tmp_path / "sweep.jsonl", second, make)
+
+
+def test_a_file_can_not_tell_one_lambda_from_another(tmp_path):
+    space = {"rate": [0.1], "f": [lambda x: x]}
+    with pytest.raises(ValueError, match=r"got a lambda for 'f'. Define a function"):
+        in_file(tmp_path / "sweep.jsonl", space, lambda chosen: plain_trainer(chosen["rate"]))
+
+
+def test_a_hyperparameter_may_be_called_trial():
+    swept = fn.sweep(
+        lambda chosen: plain_trainer(0.1), {"trial": [7, 8]}, line(), epochs=1, progress=False
+    )
+    assert [row["trial"] for row in swept.rows(swept.trials)] == [0, 1]
+    assert [row["trial*"] for row in swept.rows(swept.trials)] == [7, 8]

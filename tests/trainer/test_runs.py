@@ -420,3 +420,35 @@ def test_a_start_of_another_model_is_refused():
         run(KEY, (x, y), 0.1, None, other.init(KEY, x))
     with pytest.raises(TypeError, match=r"`run`: start must be a fn\.TrainState, got \{"):
         run(KEY, (x, y), 0.1, None, {"kernel": x})
+
+
+# ------------------------------------------------------------------------------ after a review
+
+
+def test_a_fraction_of_numpy_data_is_held_out_under_vmap():
+    x, y = (np.asarray(part) for part in line())
+    run = fn.make_run(linear, epochs=2, batch_size=8)
+    keys = jax.random.split(KEY, 2)
+    several = jax.vmap(lambda key: run(key, (x, y), 0.1, 0.25))(keys)
+    for i in range(2):
+        alone = run(keys[i], (x, y), 0.1, 0.25)
+        np.testing.assert_allclose(several.losses[i], alone.losses, rtol=1e-5)
+
+
+@pytest.mark.parametrize("n", ["5", 5.7, True, np.array([2])], ids=str)
+def test_the_length_of_a_subset_is_a_whole_number(n):
+    with pytest.raises(TypeError, match="`subset`: n must be a whole number, got"):
+        fn.data.subset(line(), np.arange(21), n)
+
+
+def test_a_subset_knows_its_length():
+    assert fn.data.examples(fn.data.subset(line(), [1, 2, 3], 2)) == 2
+    assert fn.data.examples(fn.data.subset(line(), [1, 2, 3])) == 3
+
+
+def test_validation_that_comes_or_goes_on_the_way_is_refused():
+    run = fn.make_run(linear, epochs=2)
+    with pytest.raises(ValueError, match=r"that init was given, got none\. Give both the same"):
+        run.advance(run.init(KEY, line(), 0.1, 0.25), line(), 0.1)
+    with pytest.raises(ValueError, match="that init was given, got some, but init had none"):
+        run.advance(run.init(KEY, line(), 0.1), line(), 0.1, 0.25)
