@@ -51,6 +51,8 @@ def from_samples(
     check_functions(sample=sample, truth=truth)
     (x,) = check_parts("bias_variance", (x,))
     sets = sets_of(sample, jax.vmap(lambda key: jax.random.fold_in(key, SETS))(keys))
+    if all(bool((leaf == leaf[:1]).all()) for leaf in jax.tree.leaves(sets)):
+        check_noiseless(noise)
     repeats, n = len(keys), examples(rows(sets, 0))
     several = -(-examples((x,)) // n)  # fresh sets, to hold as many examples as x
 
@@ -71,6 +73,16 @@ def from_samples(
             )
     index = jnp.arange(repeats * n).reshape(repeats, n)
     return Question(flat(sets, axes=1), index, x, target, known, fresh)
+
+
+def check_noiseless(noise: Any) -> None:
+    """Raises unless it was said that there is no noise: all training sets are the same."""
+    if not (isinstance(noise, int | float) and noise == 0):
+        raise TypeError(
+            "`bias_variance`: sample must draw with its key, got the same set for each. NumPy's "
+            "random numbers are drawn once for all: take `jax.random`. If nothing is random, say "
+            "`noise=0.0`."
+        )
 
 
 def check_functions(**given: Any) -> None:
@@ -122,11 +134,6 @@ def sets_of(sample: Any, keys: jax.Array) -> Columns:
             "got one that asks for the numbers of its key or of what is drawn. "
             "Draw with `jax.random`, and compute with `jax.numpy`."
         ) from error
-    if len(keys) > 1 and all(bool((leaf == leaf[:1]).all()) for leaf in jax.tree.leaves(drawn)):
-        raise TypeError(
-            "`bias_variance`: sample must draw with its key, got the same set for each. "
-            "NumPy's random numbers are drawn once for all: take `jax.random`."
-        )
     return drawn
 
 

@@ -394,7 +394,7 @@ def test_every_line_is_json(complete):
         raise AssertionError(word)
 
     head, *lines = [json.loads(line, parse_constant=refuse) for line in complete[1].splitlines()]
-    assert head["sweep"] == {"rate": "[0.001, 0.1, nan]", "width": "[2, 3]"}
+    assert head["sweep"] == [["rate", "[0.001, 0.1, nan]"], ["width", "[2, 3]"]]
     assert sorted(line["trial"] for line in lines) == list(range(6))
     assert {line["reason"] for line in lines} == {"EPOCHS", "NON_FINITE"}
 
