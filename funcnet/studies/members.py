@@ -1,6 +1,8 @@
 """Many runs of one program: one after the other, mapped, in chunks, on one device or several."""
 
+import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
@@ -12,6 +14,7 @@ from tqdm import tqdm
 from funcnet import errors, tree
 from funcnet.data.arrays import Columns, Subset, check_columns
 from funcnet.placement import memory
+from funcnet.trainer.programs import Program
 from funcnet.trainer.runs import Run, RunResult
 from funcnet.types import PyTree, TrainState
 
@@ -137,10 +140,20 @@ def apart(
     def chunk_of_one(members: Member, i: jax.Array, shared: Shared) -> Any:
         return jax.tree.map(lambda leaf: leaf[None], one(nth(members, i), shared))
 
-    compiled = run.made.setdefault("apart", jax.jit(chunk_of_one))
-    for i in range(len(members.key)):
-        runs = compiled(members, np.int32(i), shared)
-        yield np.array([i]), jax.block_until_ready(runs)
+    program = run.made.setdefault("apart", Program(chunk_of_one))
+    compiled = program.compile(members, np.int32(0), shared)
+
+    def train_one(i: int) -> Any:
+        return jax.block_until_ready(compiled(members, np.int32(i), shared))
+
+    n = len(members.key)
+    several = n > 1 and jax.default_backend() == "cpu" and not run.placed
+    with ThreadPoolExecutor(os.cpu_count() if several else 1) as pool:  # a network fills one core
+        try:
+            for i, runs in enumerate(pool.map(train_one, range(n))):
+                yield np.array([i]), runs
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def together(
