@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from funcnet import errors, tree
+from funcnet.inspect.plots import new_figure
 from funcnet.inspect.summaries import aligned, human, table_row
 from funcnet.placement import Placement, spec_words
 from funcnet.types import PyTree, TrainState
@@ -157,8 +158,6 @@ def cells(part: Part) -> tuple[str, ...]:
 
 def plot_description(description: Description) -> "Figure":
     """Draws the largest arrays, each cut into its pieces, with the devices that have them."""
-    from funcnet.inspect.plots import new_figure  # it imports matplotlib
-
     parts = sorted(description.parts, key=lambda part: -math.prod(part.shape))[:DRAWN]
     parts = [part for part in parts if math.prod(part.shape)]
     columns = max(1, min(4, len(parts)))

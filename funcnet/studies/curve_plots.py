@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from funcnet.inspect.plots import new_figure
 from funcnet.studies.reports import plus_minus
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def draw_cross_validation(scores: "CrossValidation") -> "Figure":
 
 def draw_bias_variance(found: "BiasVariance") -> "Figure":
     """Bias², variance, noise and their sum over the sizes; the measured error as dots."""
-    figure = new_figure(6.4, 4.2)
+    figure = new_figure("plot", 6.4, 4.2)
     axes = figure.add_subplot()
     frame(axes, "size")
     where = horizontal(axes, found.sizes)
@@ -122,7 +123,7 @@ def panels_of(
     titles = list(dict.fromkeys(name.removeprefix("val_") for name in scalars))
     columns = math.ceil(len(titles) / math.ceil(len(titles) / per_row))
     rows = math.ceil(len(titles) / columns)
-    figure = new_figure(max(4.2 * columns, 5.0), 2.9 * rows + 0.5)
+    figure = new_figure("plot", max(4.2 * columns, 5.0), 2.9 * rows + 0.5)
     panels = []
     for i, title in enumerate(titles):
         axes = figure.add_subplot(rows, columns, i + 1)
@@ -130,18 +131,6 @@ def panels_of(
         twins = (title, "train", TRAIN), (f"val_{title}", "validation", VALIDATION)
         panels.append((axes, [twin for twin in twins if twin[0] in scalars]))
     return figure, panels
-
-
-def new_figure(width: float, height: float) -> "Figure":
-    """An empty figure of a size in inches."""
-    try:
-        from funcnet.inspect.canvas import Canvas
-    except ImportError as error:
-        raise ImportError(
-            f"`plot`: matplotlib must be installed, got {error}. "
-            "Install it with `pip install 'funcnet[plots]'`."
-        ) from error
-    return Canvas(figsize=(width, height), layout="constrained", facecolor="white")
 
 
 def frame(axes: "Axes", below: str) -> None:

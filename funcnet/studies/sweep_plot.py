@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from funcnet.inspect.plots import new_figure
 from funcnet.stopping import Reason
 from funcnet.studies.ledger import Trial
 from funcnet.studies.space import Choices, Range
@@ -28,7 +29,7 @@ def draw_sweep(swept: "Sweep") -> "Figure":
     names = list(swept.space)
     columns = math.ceil(len(names) / math.ceil(len(names) / 4))
     rows = math.ceil(len(names) / columns)
-    figure = new_figure(max(3.1 * columns + 0.4, 5.0), 2.9 * rows + 0.6)
+    figure = new_figure("plot", max(3.1 * columns + 0.4, 5.0), 2.9 * rows + 0.6)
     first = None
     for i, name in enumerate(names):
         first = axes = figure.add_subplot(rows, columns, i + 1, sharey=first)
@@ -44,18 +45,6 @@ def draw_sweep(swept: "Sweep") -> "Figure":
     words = textwrap.fill(story(swept), int(15 * figure.get_figwidth()))
     figure.suptitle(words, x=0.01, ha="left", fontsize=9, color=GREY, parse_math=False)
     return figure
-
-
-def new_figure(width: float, height: float) -> "Figure":
-    """An empty figure of a size in inches."""
-    try:
-        from funcnet.inspect.canvas import Canvas
-    except ImportError as error:
-        raise ImportError(
-            f"`plot`: matplotlib must be installed, got {error}. "
-            "Install it with `pip install 'funcnet[plots]'`."
-        ) from error
-    return Canvas(figsize=(width, height), layout="constrained", facecolor="white")
 
 
 def frame(axes: "Axes") -> None:
