@@ -36,7 +36,7 @@ def assert_equal_runs(result, fitted, atol):
     close = {"rtol": 0, "atol": atol}
     for name, line in fitted.history.items():
         np.testing.assert_allclose(result.history[name], line, **close)
-    np.testing.assert_allclose(result.losses, fitted.losses, rtol=1e-6, atol=atol)
+    np.testing.assert_allclose(result.losses, fitted.losses, rtol=1e-6, atol=atol)  # of float32
     for state, other in ((result.best, fitted.best), (result.last, fitted.last)):
         chex.assert_trees_all_close(state._replace(key=0), other._replace(key=0), **close)
         assert state.step.dtype == other.step.dtype
