@@ -272,13 +272,25 @@ def pad(columns: Columns, batch_size: int) -> Columns:
     A weight that was not given is int32, so that counts stay exact.
     """
     n = examples(columns)
-    weight = columns[2] if len(columns) == 3 else np.ones(n, np.int32)
-    extra = -n % batch_size
+    if len(columns) == 2:
+        columns = *columns, np.ones(n, np.int32)
+    if not (extra := -n % batch_size):
+        return columns
+    on_device = any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(columns))
+    longer: Columns = jit_lengthen(columns, extra) if on_device else lengthen(columns, extra, np)
+    return longer
 
-    def lengthen(leaf: Any) -> Any:
-        xp = jnp if isinstance(leaf, jax.Array) else np
-        return xp.concatenate([leaf, xp.repeat(leaf[-1:], extra, axis=0)]) if extra else leaf
 
-    x, y = jax.tree.map(lengthen, columns[:2])
-    xp = jnp if isinstance(weight, jax.Array) else np
-    return x, y, xp.concatenate([weight, xp.zeros(extra, weight.dtype)])
+def lengthen(columns: Columns, extra: int, xp: Any = jnp) -> Columns:
+    """`(x, y, weight)` with the last example another `extra` times, of weight 0."""
+
+    def again(leaf: Any) -> Any:
+        return xp.concatenate([leaf, xp.repeat(leaf[-1:], extra, axis=0)])
+
+    x, y = jax.tree.map(again, columns[:2])
+    weight = xp.concatenate([columns[2], xp.zeros(extra, columns[2].dtype)])
+    return x, y, weight
+
+
+jit_lengthen = jax.jit(lengthen, static_argnums=1)
+"""The same for arrays on the device: one program, rather than one for each operation."""

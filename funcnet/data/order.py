@@ -64,12 +64,26 @@ def permute(words: Words, epoch: Any, position: Any, n: Any, xp: ModuleType = np
     position = xp.asarray(position, u)
     row, column = position // width, position % width
     mixed = mix((xp.asarray(epoch, u) + words[:1]), xp) ^ words[1:]
-    for _ in range(ROUNDS):
+
+    def two_rounds(_: Any, at: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
+        row, column, mixed = at
         mixed = mix(mixed + u(GOLDEN), xp)
         row = turn(row, mixed ^ column, xp.where(column < last, height, height - u(1)), xp)
         mixed = mix(mixed + u(GOLDEN), xp)
         column = turn(column, mixed ^ row, xp.where(row < height - u(1), width, last), xp)
+        return row, column, mixed
+
+    row, column, mixed = repeat(ROUNDS, two_rounds, (row, column, mixed), xp)
     return row * width + column
+
+
+def repeat(times: int, f: Any, at: Any, xp: ModuleType) -> Any:
+    """`f(i, at)` that many times: in JAX as a loop, a tenth of the program to compile."""
+    if xp is jnp:
+        return jax.lax.fori_loop(0, times, f, at)
+    for i in range(times):
+        at = f(i, at)
+    return at
 
 
 def turn(place: Any, mixed: Any, length: Any, xp: ModuleType) -> Any:
@@ -98,7 +112,8 @@ def ceil_sqrt(n: Any, xp: ModuleType) -> Any:
 def locate(step: Any, batch_size: int, n: Any, xp: ModuleType = np) -> tuple[Any, Any]:
     """Epoch and position in it of the first example of batch `step`, without overflow.
 
-    `divmod(step * batch_size, n)` bit by bit, since the product may need more than 32 bits.
+    `divmod(step * batch_size, n)`, whose product may need more than 32 bits: by way of `n` steps
+    taking `batch_size` epochs where `n` is known and small enough, else bit by bit.
 
     Args:
         step: uint32[], the batch's number from 0; below 2**31.
@@ -114,8 +129,13 @@ def locate(step: Any, batch_size: int, n: Any, xp: ModuleType = np) -> tuple[Any
         [1, 36]
     """
     u = xp.uint32
-    step, n = xp.asarray(step, u).reshape(1), xp.asarray(n, u)
+    step = xp.asarray(step, u).reshape(1)
     batch = xp.asarray([batch_size], u)
+    if isinstance(n, int) and n * batch_size < 2**32:
+        size = u(n)
+        examples = step % size * batch
+        return step // size * batch + examples // size, examples % size
+    n = xp.asarray(n, u)
     epochs, rest = batch // n, batch % n
     epoch, position = xp.zeros_like(step), xp.zeros_like(step)
     for bit in reversed(range(31)):

@@ -255,4 +255,9 @@ def joined(*leaves: jax.Array) -> jax.Array:
 def keys(seed: Any, n: int) -> jax.Array:
     """One key a member: `fold_in(key, i)`, so that more members leave the first as they are."""
     key = jax.random.key(int(seed)) if isinstance(seed, int | np.integer) else seed
-    return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(n))
+    found: jax.Array = jit_fold_in(key, np.arange(n, dtype=np.uint32))
+    return found
+
+
+jit_fold_in = jax.jit(jax.vmap(jax.random.fold_in, in_axes=(None, 0)))
+"""`(key, numbers) -> keys`, one program."""

@@ -195,6 +195,18 @@ def test_places_agree_with_exact_arithmetic(xp):
         assert (int(epoch[0]), int(position[0])) == (want[0] % 2**32, want[1]), (step, batch, n)
 
 
+@pytest.mark.parametrize("xp", [np, jnp])
+def test_a_batch_is_located_alike_where_the_number_of_examples_is_known(xp):
+    rng = np.random.default_rng(1)
+    known = [(60_000, 128), (1, 2**32 - 1), (2**16, 2**16 - 1), (2**31, 1), (7, 9)]
+    for n, batch in known:
+        assert n * batch < 2**32
+        for step in (0, 1, n - 1, n, 2**31 - 1, *rng.integers(0, 2**31, 20 if xp is np else 2)):
+            epoch, position = locate(np.uint32(step), batch, n, xp)
+            want = divmod(int(step) * batch, n)
+            assert (int(epoch[0]), int(position[0])) == (want[0] % 2**32, want[1]), (step, n)
+
+
 @pytest.mark.parametrize(("n", "size"), [(12, 4), (7, 3), (5, 12), (5, 5), (1, 3), (6, 1), (3, 9)])
 def test_batches_are_the_orders_of_the_epochs_in_a_row(words, n, size):
     steps = 3 * n
