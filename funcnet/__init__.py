@@ -50,7 +50,7 @@ from funcnet.nn import (
     upsample,
     wire,
 )
-from funcnet.placement import Placement, data_parallel, fully_sharded, on_mesh
+from funcnet.placement import Placement, data_parallel, fully_sharded, on_mesh, pmapped
 from funcnet.stopping import Reason, early_stopping
 from funcnet.trainer import (
     Callback,
@@ -163,6 +163,7 @@ __all__ = [
     "permute",
     "plot",
     "plot_confusion",
+    "pmapped",
     "remat",
     "reshape",
     "residual",

@@ -44,6 +44,7 @@ class Placement:
             matches counting.
         shard: the mesh axes among which params that no rule divides are divided, by size.
         min_size: elements under which `shard` leaves an array whole.
+        mapped: whether each device computes for its part of the batch alone, as `jax.pmap` has it.
     """
 
     mesh: Mesh
@@ -51,6 +52,7 @@ class Placement:
     rules: tuple[tuple[str, PartitionSpec], ...] = ()
     shard: tuple[str, ...] = ()
     min_size: int = MIN_SIZE
+    mapped: bool = False
 
     def __repr__(self) -> str:
         axes = ", ".join(f"{name}={size}" for name, size in self.mesh.shape.items())
@@ -58,6 +60,8 @@ class Placement:
         parts += [f"{pattern} as {spec_words(spec)}" for pattern, spec in self.rules]
         if self.shard:
             parts.append(f"from {self.min_size:,} elements on over {'*'.join(self.shard)}")
+        if self.mapped:
+            parts.append("each device for itself")
         return f"Placement({axes}; {'; '.join(parts)})"
 
     @property
@@ -156,6 +160,33 @@ def data_parallel(devices: Sequence[Any] | None = None) -> Placement:
         ('data',)
     """
     return Placement(grid({"data": -1}, devices), batch=("data",))
+
+
+def pmapped(devices: Sequence[Any] | None = None, *, axis_name: str = "devices") -> Placement:
+    """Maps the objective over devices, each of which knows its part of the batch alone.
+
+    What `jax.pmap` does, which itself is `jax.jit(jax.shard_map(...))` by now. Params are on each
+    device; losses, gradients and metrics are summed over all. `fn.data_parallel` divides a batch
+    as well, and gives what one device would give, whatever the model; here that holds but for
+
+    - noise: each device draws its own, so dropout is as good as on one device but not the same;
+    - batch norm: statistics are of a device's own examples, and the running ones the mean over
+      devices, unless it is told of the others, `fn.batch_norm(axis_name="devices")`;
+    - losses that look at several examples at once.
+
+    In return nothing is sent between devices but these sums, whatever XLA's partitioner thinks of
+    the model, and layers may use collectives of their own, `jax.lax.pmean(x, "devices")` say.
+
+    Args:
+        devices: which, all unless given.
+        axis_name: by which collectives in a model name the devices.
+
+    Example:
+        >>> import funcnet as fn
+        >>> fn.pmapped(axis_name="replica").batch
+        ('replica',)
+    """
+    return Placement(grid({axis_name: -1}, devices), batch=(axis_name,), mapped=True)
 
 
 def fully_sharded(devices: Sequence[Any] | None = None, *, min_size: int = MIN_SIZE) -> Placement:

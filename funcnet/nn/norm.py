@@ -64,6 +64,7 @@ def batch_norm(
     epsilon: float = 1e-5,
     scale: bool = True,
     bias: bool = True,
+    axis_name: str | None = None,
 ) -> Model:
     """Normalises each channel over the batch, `(B, ..., C) -> (B, ..., C)`.
 
@@ -77,6 +78,9 @@ def batch_norm(
         epsilon: added to the variance.
         scale: whether to multiply by a learnt `scale[C]`.
         bias: whether to add a learnt `bias[C]`.
+        axis_name: the devices, or mapped examples, over which the statistics of training are taken
+            too: that of `fn.pmapped`, or of `jax.vmap`. With any other placement they are those of
+            the whole batch anyway.
 
     Returns:
         The model; its params are `{"scale", "bias"}`, its model_state `{"mean", "var"}`. Its `x`
@@ -120,7 +124,7 @@ def batch_norm(
         wide = widen(x)
         mean, variance = model_state["mean"], model_state["var"]
         if is_training(key, training):
-            mean, variance = statistics(wide, weight)
+            mean, variance = statistics(wide, weight, check_axis(axis_name))
             model_state = {
                 "mean": momentum * model_state["mean"] + (1 - momentum) * mean,
                 "var": momentum * model_state["var"] + (1 - momentum) * variance,
@@ -276,12 +280,32 @@ def split_weight(x: Any) -> tuple[Any, Any]:
     return x, None
 
 
-def statistics(x: jax.Array, weight: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+def check_axis(axis_name: str | None) -> str | None:
+    """The axis, once it is known to be mapped over here."""
+    try:
+        if axis_name is not None:
+            jax.lax.axis_index(axis_name)
+    except NameError as error:
+        raise ValueError(
+            "`batch_norm`: axis_name must be that of an axis that is mapped over, got "
+            f"{axis_name!r} where none is of that name. Train with "
+            f"`placement=fn.pmapped(axis_name={axis_name!r})`, or leave it out."
+        ) from error
+    return axis_name
+
+
+def statistics(
+    x: jax.Array, weight: jax.Array | None, axis_name: str | None = None
+) -> tuple[jax.Array, jax.Array]:
     """Mean and biased variance of each channel of `x`, by example `weight`."""
     axes = tuple(range(x.ndim - 1))
+
+    def over_all(sums: jax.Array) -> jax.Array:
+        return sums if axis_name is None else jax.lax.pmean(sums, axis_name)
+
     if weight is None:
-        mean = x.mean(axes)
-        return mean, jnp.square(x - along_last(mean, x)).mean(axes)
+        mean = over_all(x.mean(axes))
+        return mean, over_all(jnp.square(x - along_last(mean, x)).mean(axes))
     if weight.shape != x.shape[:1]:
         raise ValueError(
             f"`batch_norm`: weight must hold one number an example, got "
@@ -289,8 +313,9 @@ def statistics(x: jax.Array, weight: jax.Array | None) -> tuple[jax.Array, jax.A
         )
     share = jnp.broadcast_to(weight.reshape(-1, *[1] * (x.ndim - 1)), x.shape)
     real = jnp.where(share == 0, 0, x)  # a NaN in a row of weight 0 must leave no trace
-    mean = jnp.average(real, axes, share)
-    return mean, jnp.average(jnp.square(real - along_last(mean, x)), axes, share)
+    whole = over_all(share.sum(axes))
+    mean = over_all((real * share).sum(axes)) / whole
+    return mean, over_all((jnp.square(real - along_last(mean, x)) * share).sum(axes)) / whole
 
 
 def widen(x: jax.Array) -> jax.Array:

@@ -12,11 +12,12 @@ from funcnet.data.blocks import Resident, Source, look_ahead, take
 from funcnet.metrics import Metric
 from funcnet.placement import Placement
 from funcnet.stopping import Stopping, StopState
+from funcnet.trainer.placing import divided, is_spread, placed
 from funcnet.training.advance import compute, make_advance, make_evaluate, make_once
 from funcnet.training.objective import make_objective
 from funcnet.training.recipe import Recipe
 from funcnet.training.state import init_state, strong
-from funcnet.training.step import Accumulators, Step, contribution, make_step, nothing
+from funcnet.training.step import Accumulators, contribution, make_step, nothing
 from funcnet.types import Loss, Metrics, Model, ModelState, Objective, Params, TrainState
 
 CAPACITY = 256
@@ -105,7 +106,8 @@ class Programs:
         accumulate: int,
         placement: Placement | None = None,
     ) -> None:
-        self.placement = placement if placement is not None and placement.mesh.size > 1 else None
+        alone = placement is None or (placement.mesh.size == 1 and not placement.mapped)
+        self.placement = None if alone else placement
         self.model, self.optimizer, self.metrics = model, optimizer, metrics
         self.loss = objective.loss if isinstance(objective, Recipe) else loss
         self.ignore = objective.ignore if isinstance(objective, Recipe) else None
@@ -113,7 +115,7 @@ class Programs:
             objective = objective.make(model, metrics)
         self.objective = objective or make_objective(model, loss, metrics)  # type: ignore[arg-type] # one of both is given
         if self.placement is not None:
-            self.objective = divided(self.objective, self.placement)
+            self.objective = divided(self.objective, metrics, self.placement)
         self.step = make_step(self.objective, optimizer, metrics, accumulate)
         if self.placement is not None:
             self.step = placed(self.step, self.placement)
@@ -323,38 +325,6 @@ class Programs:
 
         out = None if self.placement is None else self.placement.of_state
         return self.get("copy", make=lambda: Program(copy, out=out))
-
-
-def is_spread(leaf: Any) -> bool:
-    """Whether an array lives on several devices."""
-    return isinstance(leaf, jax.Array) and len(leaf.sharding.device_set) > 1
-
-
-def divided(objective: Objective, placement: Placement) -> Objective:
-    """`objective` over batches whose examples are divided among devices."""
-
-    def over_parts(
-        params: Params,
-        model_state: ModelState,
-        batch: Any,
-        *,
-        key: jax.Array | None,
-        training: bool,
-    ) -> Any:
-        batch = placement.divide(batch)
-        return objective(params, model_state, batch, key=key, training=training)
-
-    return over_parts
-
-
-def placed(step: Step, placement: Placement) -> Step:
-    """`step`, whose state lives where it did before, and whose sums are on every device."""
-
-    def stay(state: TrainState, batch: Any) -> tuple[TrainState, Accumulators]:
-        state, found = step(state, batch)
-        return placement.keep(state), placement.copied(found)
-
-    return stay
 
 
 def learning_rate(opt_state: optax.OptState) -> Metrics:

@@ -12,16 +12,16 @@ import funcnet as fn
 from tests.training.test_laws import CROSS_ENTROPY, data
 
 
-def mlp():
+def mlp(rate=0.2, axis_name=None):
     return fn.sequential(
-        *(fn.dense(64), fn.batch_norm(), jnp.tanh, fn.dropout(0.2)),
+        *(fn.dense(64), fn.batch_norm(axis_name=axis_name), jnp.tanh, fn.dropout(rate)),
         *(fn.dense(64), jnp.tanh, fn.dense(3)),
     )
 
 
-def block():
+def block(rate=0.2):
     return fn.sequential(
-        fn.embedding(11, 16), fn.encoder_block(4, 32, dropout=0.2, causal=True), fn.dense(11)
+        fn.embedding(11, 16), fn.encoder_block(4, 32, dropout=rate, causal=True), fn.dense(11)
     )
 
 
@@ -78,9 +78,9 @@ def rules(name):
     return found
 
 
-def trainer_of(name, placement, optimizer=None, **settings):
+def trainer_of(name, placement, optimizer=None, model=None, **settings):
     return fn.Trainer(
-        MODELS[name][0](),
+        model or MODELS[name][0](),
         loss=CROSS_ENTROPY,
         optimizer=optimizer or optax.adam(1e-2),
         metrics={"accuracy": fn.metrics.accuracy()},
@@ -89,9 +89,9 @@ def trainer_of(name, placement, optimizer=None, **settings):
     )
 
 
-def gradient(name, placement, batch):
+def gradient(name, placement, batch, model=None):
     """The gradient of a batch, as the step of plain descent at rate 1."""
-    trainer = trainer_of(name, placement, optax.sgd(1.0))
+    trainer = trainer_of(name, placement, optax.sgd(1.0), model)
     key = jax.random.key(0)
     state = trainer.programs.init()(key, batch[0][:1])
     after, _ = jax.jit(trainer.step)(state, batch)
@@ -110,6 +110,14 @@ def test_gradients_are_those_of_one_device(name, place):
     batch = MODELS[name][1](np.float32)
     alone = gradient(name, None, batch)
     assert relative(gradient(name, placement, batch), alone) <= 2e-6
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("place", ["data, 8", "sharded, 4", "all three"])
+def test_gradients_are_those_of_one_device_to_twelve_digits(x64, name, place):
+    batch = MODELS[name][1](np.float64)
+    alone = gradient(name, None, batch)
+    assert relative(gradient(name, PLACEMENTS[place](name), batch), alone) <= 1e-12
 
 
 @pytest.mark.parametrize(
@@ -349,3 +357,83 @@ def test_a_description_of_nothing_is_drawn_and_of_a_number_refused():
     assert fn.plot(fn.describe(fn.data_parallel(), {})).axes == []
     with pytest.raises(TypeError, match="`describe`: state must be a fn"):
         fn.describe(fn.data_parallel(), {"a": 1.0})
+
+
+QUIET = {
+    "mlp": (lambda: mlp(0.0, "devices"), lambda: mlp(0.0)),
+    "transformer": (lambda: block(0.0), lambda: block(0.0)),
+}
+"""Models without noise, for `fn.pmapped` and for one device."""
+
+
+@pytest.mark.parametrize("name", QUIET)
+@pytest.mark.parametrize("devices", [1, 2, 8])
+def test_without_noise_mapped_gradients_are_those_of_one_device(name, devices):
+    batch = MODELS[name][1](np.float32)
+    there, here = QUIET[name]
+    alone = gradient(name, None, batch, here())
+    assert relative(gradient(name, fn.pmapped(some(devices)), batch, there()), alone) <= 2e-6
+
+
+def test_a_mapped_fit_without_noise_is_that_of_one_device(x64):
+    x, y = rows(np.float64)
+    weight = np.random.default_rng(1).integers(0, 3, len(x)).astype(np.float64)
+    there, here = QUIET["mlp"]
+    found, alone = (
+        trainer_of("mlp", where, model=make()).fit(
+            (x, y, weight), validation=0.25, epochs=3, batch_size=16, seed=3
+        )
+        for make, where in ((there, fn.pmapped()), (here, None))
+    )
+    assert relative(jax.device_get(found.last.params), alone.last.params) <= 1e-9
+    for line in alone.history:
+        np.testing.assert_allclose(found.history[line], alone.history[line], rtol=1e-9)
+
+
+def test_metrics_and_micro_batches_are_mapped_as_they_are_on_one_device(x64):
+    x = rows(np.float64)[0]
+    y = x @ np.arange(5.0) + 1
+    found, alone = (
+        fn.Trainer(
+            fn.sequential(fn.dense(8), jnp.tanh, fn.dense(1), lambda y: y[:, 0]),
+            loss=optax.losses.squared_error,
+            optimizer=optax.adam(1e-2),
+            metrics={"r2": fn.metrics.r2()},
+            accumulate=2,
+            placement=where,
+        ).fit((x, y), validation=(x[:50], y[:50]), epochs=2, batch_size=16)
+        for where in (fn.pmapped(), None)
+    )
+    for line in alone.history:
+        np.testing.assert_allclose(found.history[line], alone.history[line], rtol=1e-9)
+
+
+def test_each_mapped_device_draws_noise_of_its_own():
+    def draws(params, model_state, batch, *, key, training):
+        drawn = 0.0 if key is None else jax.random.uniform(key)
+        loss = jnp.square(params["bias"]).sum()
+        count = len(batch[0])
+        return (loss * count, count), (model_state, {"mean": drawn, "square": drawn**2})
+
+    spread = []
+    for where in (fn.pmapped(), fn.data_parallel()):
+        trainer = fn.Trainer(
+            fn.dense(1), objective=draws, optimizer=optax.sgd(0.1), placement=where
+        )
+        history = trainer.fit(rows(np.float32), steps=1, epochs=1, batch_size=64).history
+        spread.append(history["square"] - history["mean"] ** 2)
+    assert spread[0] > 1e-3
+    assert abs(spread[1]) < 1e-6
+
+
+def test_batch_norm_is_of_each_mapped_device_unless_it_is_told_of_the_others():
+    batch = rows(np.float32)
+    alone = gradient("mlp", None, batch, mlp(0.0))
+    assert relative(gradient("mlp", fn.pmapped(), batch, mlp(0.0)), alone) > 0.1
+    with pytest.raises(
+        ValueError,
+        match="`batch_norm`: axis_name must be that of an axis that is mapped over, got 'devices' "
+        "where none is of that name",
+    ):
+        gradient("mlp", fn.data_parallel(), batch, mlp(0.0, "devices"))
+    assert repr(fn.pmapped()) == "Placement(devices=8; batch over devices; each device for itself)"
