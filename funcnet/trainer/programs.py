@@ -1,6 +1,7 @@
 """The functions that a trainer repeats, compiled once for each signature of their arguments."""
 
 from collections.abc import Callable, Mapping
+from operator import itemgetter
 from typing import Any, TypeAlias, TypeVar
 
 import jax
@@ -12,6 +13,7 @@ from funcnet.data.blocks import Resident, Source, look_ahead, take
 from funcnet.metrics import Metric
 from funcnet.placement import Placement
 from funcnet.stopping import Stopping, StopState
+from funcnet.trainer.flight import IN_FLIGHT, Flight
 from funcnet.trainer.placing import divided, is_spread, placed
 from funcnet.training.advance import compute, make_advance, make_evaluate, make_once
 from funcnet.training.objective import make_objective
@@ -32,9 +34,6 @@ took 25 to 32 ms a step in calls of 2 steps, 17 in calls of 32.
 
 OTHER_CHUNK_FLOPS = 4e12
 """The same on a GPU or TPU."""
-
-IN_FLIGHT = 16
-"""The most steps dispatched one by one before their results are awaited."""
 
 Run: TypeAlias = Callable[[TrainState, Any, Any, int], tuple[TrainState, Any, Any]]
 """`(state, accumulators, source, n) -> (state, accumulators, losses)`: takes `n` steps."""
@@ -120,6 +119,7 @@ class Programs:
         if self.placement is not None:
             self.step = placed(self.step, self.placement)
         self.made: dict[Any, Any] = {}
+        self.flight = Flight()
 
     def brought(self, state: TrainState) -> TrainState:
         """`state`, from wherever it lives, to where this trainer's states do."""
@@ -210,7 +210,7 @@ class Programs:
             platform = jax.default_backend()
             program = self.advance(batch_size, shuffle)
             if platform == "cpu" and has_xla_convolution(program.lower(*args)):
-                return one_by_one(self.single(batch_size, shuffle)), IN_FLIGHT
+                return one_by_one(self.single(batch_size, shuffle), self.flight), IN_FLIGHT
             work = flops(program.compile(*args))
             budget = CHUNK_FLOPS.get(platform, OTHER_CHUNK_FLOPS)
             return looped(program), int(max(1, min(CAPACITY, budget // max(work, 1))))
@@ -345,14 +345,15 @@ def looped(program: Program) -> Run:
     return run
 
 
-def one_by_one(program: Program) -> Run:
+def one_by_one(program: Program, flight: Flight) -> Run:
     """`n` steps as `n` calls, whose results are awaited at the end."""
 
     def run(state: TrainState, found: Any, source: Any, n: int) -> Any:
         losses = []
         for _ in range(n):
-            state, found, loss = program(state, found, source)
+            state, found, loss = flight.launch(program, state, found, source, watch=itemgetter(2))
             losses.append(loss)
+        flight.land()
         return state, found, np.asarray(jax.device_get(losses), np.float32)
 
     return run

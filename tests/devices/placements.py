@@ -208,6 +208,29 @@ def test_evaluation_and_prediction_are_those_of_one_device():
     )
 
 
+def convolved(x):
+    """XLA's own convolution, which is why steps with it are dispatched one by one on a CPU."""
+    return jax.lax.conv(x[:, None], jnp.ones((1, 1, 3), x.dtype), (1,), "SAME")[:, 0]
+
+
+@pytest.mark.parametrize("make", [fn.data_parallel, fn.pmapped])
+def test_never_more_than_sixteen_programs_are_in_flight(make):
+    trainer = trainer_of("mlp", make(), model=fn.sequential(convolved, fn.dense(3)))
+    x, y = (
+        np.tile(part, (5, 1))[:320] if part.ndim > 1 else np.tile(part, 5)
+        for part in rows(np.float32)
+    )
+    result = trainer.fit((x, y), epochs=1, batch_size=8)
+    assert result.last.step == 40
+    assert trainer.programs.flight.peak == 16
+    trainer.programs.flight.peak = 0
+    batches = [(x[at : at + 8], y[at : at + 8]) for at in range(0, 320, 8)]
+    trainer.evaluate(result.last, batches, batch_size=8)
+    assert trainer.programs.flight.peak == 16
+    assert trainer.predict(result.last, x, batch_size=8).shape == (320, 3)
+    assert not trainer.programs.flight.waiting
+
+
 def test_a_fit_goes_on_from_any_placement(x64):
     columns = rows(np.float64)
     trainers = [

@@ -7,18 +7,25 @@ from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).parent
+ROOT = Path(__file__).parent.parent.parent
 FLAG = "--xla_force_host_platform_device_count=8"
+PYTEST = ["-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider"]
 
 
-@pytest.mark.parametrize("name", ["placements.py"])
-def test_on_eight_devices(name):
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [*PYTEST, "tests/devices/placements.py"],
+        ["-m", "tests.devices.endurance", "--runs", "3", "--steps", "200"],
+    ],
+    ids=["placements", "endurance"],
+)
+def test_on_eight_devices(arguments):
     environment = os.environ | {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {FLAG}"}
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider"]
     found = subprocess.run(
-        [*command, str(HERE / name)],
+        [sys.executable, *arguments],
         env=environment,
-        cwd=HERE.parent.parent,
+        cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=900,
