@@ -3,7 +3,18 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from funcnet import autodiff, data, metrics, nn, stopping, training, tree, types
+from funcnet import (
+    autodiff,
+    checkpoint,
+    data,
+    distributed,
+    metrics,
+    nn,
+    stopping,
+    training,
+    tree,
+    types,
+)
 from funcnet.data import augmentation
 from funcnet.nn import (
     as_model,
@@ -67,6 +78,7 @@ from funcnet.types import Model, TrainState
 
 if TYPE_CHECKING:
     from funcnet.inspect import describe, graph, plot, plot_confusion, summary
+    from funcnet.planning import plan, plan_scaling
     from funcnet.studies import (
         bias_variance,
         cross_validate,
@@ -90,6 +102,8 @@ LAZY = {
     "halving": "funcnet.studies",
     "learning_curve": "funcnet.studies",
     "log_uniform": "funcnet.studies",
+    "plan": "funcnet.planning",
+    "plan_scaling": "funcnet.planning",
     "plot": "funcnet.inspect",
     "plot_confusion": "funcnet.inspect",
     "summary": "funcnet.inspect",
@@ -120,6 +134,7 @@ __all__ = [
     "batch_norm",
     "bias_variance",
     "branches",
+    "checkpoint",
     "conv",
     "conv_transpose",
     "cross_validate",
@@ -128,6 +143,7 @@ __all__ = [
     "decoder_block",
     "dense",
     "describe",
+    "distributed",
     "dropout",
     "early_stopping",
     "ema",
@@ -161,6 +177,8 @@ __all__ = [
     "objective",
     "on_mesh",
     "permute",
+    "plan",
+    "plan_scaling",
     "plot",
     "plot_confusion",
     "pmapped",

@@ -44,6 +44,7 @@ class Reason(enum.IntEnum):
     CALLBACK = 7, "a callback asked to stop"
     LIMIT = 8, "a limit on the run, such as its time, was reached"
     DATA = 9, "the data ended before all epochs, or steps, that were asked for"
+    NOT_SAVED = 10, "a checkpoint could not be written"
 
     def __new__(cls, number: int, words: str = "") -> "Reason":
         """Makes a member; `Reason(number)` looks one up."""

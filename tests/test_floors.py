@@ -18,10 +18,13 @@ FLOORS = {
     "metrics": 3,
     "stopping": 3,
     "placement": 3,
+    "distributed": 3,
     "data": 4,
     "training": 5,
+    "checkpoint": 6,
     "trainer": 7,
     "inspect": 8,
+    "planning": 9,
     "studies": 9,
 }
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")

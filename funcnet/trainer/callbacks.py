@@ -8,8 +8,10 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
+import jax
 import numpy as np
 
+from funcnet.distributed.joining import is_main
 from funcnet.types import Metrics, TrainState
 
 Memory: TypeAlias = Any
@@ -43,9 +45,16 @@ class Callback(NamedTuple):
 
     A plain function of an `Event` serves as well: it is called at the end of each epoch.
 
+    Where several processes train together, it is called in each, so that it may compute with the
+    state, which is divided among them; `fn.distributed.is_main()` tells which one is to print.
+    What one process alone raises ends the fit in all.
+
     Attributes:
         init: `init() -> memory`.
         update: `update(memory, event) -> memory`. To end the fit it raises `StopTraining`.
+        name: under which the memory is kept in a checkpoint, or "" to begin anew where a fit goes
+            on. A memory that is kept is a pytree of arrays, numbers and strings, of the structure
+            that `init` gives.
 
     Example:
         >>> counter = Callback(init=lambda: 0, update=lambda memory, event: memory + 1)
@@ -55,6 +64,17 @@ class Callback(NamedTuple):
 
     init: Callable[[], Memory]
     update: Callable[[Memory, Event], Memory]
+    name: str = ""
+
+
+def leads(event: Event) -> bool:
+    """Whether this process is the one to write, of those that train together.
+
+    A process that trains alone writes for itself, however many others there are.
+    """
+    leaves = jax.tree.leaves(event.state)
+    alone = all(leaf.is_fully_addressable for leaf in leaves if isinstance(leaf, jax.Array))
+    return alone or is_main()
 
 
 class StopTraining(Exception):  # noqa: N818 - it is no error but a wish
@@ -80,7 +100,7 @@ def as_callback(callback: Any) -> Callback:
 
 
 def json_lines(path: str | PathLike[str]) -> Callback:
-    """Appends each epoch's metrics to a file, a JSON object a line.
+    """Appends each epoch's metrics to a file, a JSON object a line; of several processes one does.
 
     Numbers that JSON does not have (NaN, infinities) are written as null.
 
@@ -93,7 +113,7 @@ def json_lines(path: str | PathLike[str]) -> Callback:
     """
 
     def update(memory: Memory, event: Event) -> Memory:
-        if event.kind == "epoch":
+        if event.kind == "epoch" and leads(event):
             values = {name: plain(value) for name, value in event.metrics.items()}
             line = json.dumps({"epoch": event.epoch, "step": event.step, **values})
             with Path(path).open("a", encoding="utf-8") as file:
@@ -113,7 +133,7 @@ def plain(value: Any) -> Any:
 
 
 def progress(shown: bool | None = None) -> Callback:
-    """A bar of tqdm over all steps, with the epoch and its metrics.
+    """A bar of tqdm over all steps, with the epoch and its metrics; of several processes one's.
 
     Args:
         shown: whether to show it; `None` means when standard error is a terminal.
@@ -125,8 +145,10 @@ def progress(shown: bool | None = None) -> Callback:
     def update(bar: Any, event: Event) -> Any:
         if not visible:
             return None
-        if event.kind == "start":
+        if event.kind == "start" and leads(event):
             bar = tqdm(total=event.steps, initial=event.step, unit="step", dynamic_ncols=True)
+        if bar is None:
+            return None
         bar.update(event.step - bar.n)
         if event.kind == "epoch":
             bar.set_description(f"epoch {event.epoch}", refresh=False)

@@ -2,10 +2,12 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from funcnet import errors, tree
 from funcnet.data.arrays import (
@@ -18,7 +20,9 @@ from funcnet.data.arrays import (
     rows,
 )
 from funcnet.data.blocks import fits
-from funcnet.placement import memory
+from funcnet.distributed.agreement import same
+from funcnet.distributed.arrays import gathered, holders, is_shared, put
+from funcnet.placement import Placement, memory
 from funcnet.trainer.checks import check_labels, check_state, labels_of
 from funcnet.trainer.programs import Programs
 from funcnet.training.averaging import evaluated_params
@@ -30,20 +34,37 @@ def evaluate(programs: Programs, state: TrainState, data: Any, batch_size: int) 
     """See `Trainer.evaluate`."""
     if programs.placement is not None:
         programs.placement.check_batch("evaluate", batch_size)
-    blocks = padded("evaluate", data, batch_size, programs.everywhere)
+    blocks = padded("evaluate", data, batch_size, programs.placement)
     check_state("evaluate", programs, state, rows(blocks[0][0], slice(0, 1)))
-    state = programs.brought(state)
+    state = brought(programs.placement, state)
     expected = labels_of(programs, state, rows(blocks[0], slice(0, 1)))
     for block in blocks:
         check_labels("evaluate", expected, block)
     return over(programs, state, blocks, batch_size)
 
 
-def padded(function: str, data: Any, batch_size: int, where: Any = None) -> list[Columns]:
+def brought(placement: Placement | None, state: TrainState) -> TrainState:
+    """`state`, from wherever it lives, to where the states of a trainer do."""
+    if placement is not None:
+        state = put(state, placement.of_state(state))
+    elif any(is_spread(leaf) for leaf in jax.tree.leaves(state)):
+        state = put(state, jax.local_devices()[0])
+    return state
+
+
+def is_spread(leaf: Any) -> bool:
+    """Whether an array lives on several devices."""
+    return isinstance(leaf, jax.Array) and len(leaf.sharding.device_set) > 1
+
+
+def padded(
+    function: str, data: Any, batch_size: int, placement: Placement | None = None
+) -> list[Columns]:
     """Evaluation data as blocks of whole batches, all of the same length but for streams.
 
     Data in memory is one block, on the device if a quarter of its memory can hold it, and else
-    several that are sent there each time.
+    several that are sent there each time. A stream gives in each of several processes that
+    process's part of each batch.
     """
     errors.positive(function, batch_size=batch_size)
     if function == "fit":
@@ -54,11 +75,14 @@ def padded(function: str, data: Any, batch_size: int, where: Any = None) -> list
                 f"between 0 and 1, got {errors.describe(data)}. Give a tuple (x, y), or 0.2 say."
             )
     if is_batches(data):
-        return [pad(batch, batch_size) for batch in checked_batches(function, data)]
+        found = checked_batches(function, data)
+        if placement is not None and is_shared(placement.mesh):
+            found = whole_batches(function, found, placement)
+        return [pad(batch, batch_size) for batch in found]
     columns = check_columns(function, data)
     whole = pad(columns, batch_size)
     if not isinstance(data, Staged) and fits(whole, memory()):
-        placed: Columns = jax.device_put(whole, where)
+        placed: Columns = put(whole, None if placement is None else placement.whole)
         return [placed]
     block = batch_size * max(1, examples(whole) // batch_size // 16)
     whole = pad(whole, block)
@@ -86,6 +110,21 @@ def checked_batches(function: str, batches: Iterable[Any]) -> Iterator[Columns]:
         )
 
 
+def whole_batches(
+    function: str, batches: Iterator[Columns], placement: Placement
+) -> Iterator[Columns]:
+    """The batches of which the stream of each process gives a part, whole in every process."""
+    order = holders(placement.mesh, placement.batch)
+    for k in count():
+        with same(function, shared=True) as facts:
+            part = next(batches, None)
+            facts[f"batch {k} of the stream"] = errors.describe(part and tree.spec(part))
+        if part is None:
+            return
+        stacked = multihost_utils.process_allgather(part)
+        yield jax.tree.map(lambda leaf: np.concatenate([leaf[i] for i in order]), stacked)
+
+
 def is_batches(data: Any) -> bool:
     """Whether `data` gives batches, rather than being the columns themselves."""
     if isinstance(data, list):
@@ -110,9 +149,10 @@ def over(programs: Programs, state: TrainState, blocks: list[Columns], batch_siz
     found: Accumulators | None = None
     for block in blocks:
         with told_of_weight(programs):
-            more = program(params, state.model_state, block)
+            more = programs.flight.launch(program, params, state.model_state, block)
         found = more if found is None else merge(programs.metrics, found, more)
     assert found is not None  # data of no example has been refused
+    programs.flight.land()
     return report(programs.compute()(found))
 
 
@@ -132,7 +172,7 @@ def told_of_weight(programs: Programs) -> Iterator[None]:
 
 def report(metrics: Metrics) -> Metrics:
     """Values on the host, the loss first: plain numbers, or NumPy arrays."""
-    on_host = jax.device_get(metrics)
+    on_host = gathered(metrics)
     names = sorted(on_host, key=lambda name: name != "loss")
     return {
         name: on_host[name].item() if np.ndim(on_host[name]) == 0 else on_host[name]
@@ -145,13 +185,22 @@ def predict(programs: Programs, state: TrainState, x: Any, batch_size: int) -> A
     errors.positive("predict", batch_size=batch_size)
     (x,) = check_parts("predict", (x,))
     check_state("predict", programs, state, rows(x, slice(0, 1)))
-    state = programs.brought(state)
+    state = brought(programs.placement, state)
     n, params = examples((x,)), evaluated_params(state)
     parts = [
-        programs.predict()(params, state.model_state, part)
+        programs.flight.launch(programs.predict(), params, state.model_state, part)
         for part in batches(x, min(batch_size, n))
     ]
-    return jax.tree.map(lambda *leaves: jax.numpy.concatenate(leaves)[:n], *parts)
+    programs.flight.land()
+    whole = jax.tree.map(lambda *leaves: jax.numpy.concatenate(leaves)[:n], *parts)
+    return own(whole)
+
+
+def own(outputs: Any) -> Any:
+    """`outputs` as arrays of this process, which it can look at without the others."""
+    if all(leaf.is_fully_addressable for leaf in jax.tree.leaves(outputs)):
+        return outputs
+    return jax.tree.map(jax.numpy.asarray, gathered(outputs))
 
 
 def batches(x: Any, batch_size: int) -> Iterator[Any]:

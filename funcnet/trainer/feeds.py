@@ -6,12 +6,14 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from funcnet import errors, tree
-from funcnet.data.arrays import Columns, Staged, check_columns, examples, rows
-from funcnet.data.blocks import Resident, Source, ahead, fits, gather_block, group
+from funcnet.data.arrays import Columns, Staged, check_columns, examples, named, rows
+from funcnet.data.blocks import Divided, Resident, Source, ahead, fits, gather_block, group
 from funcnet.data.order import order_words
-from funcnet.placement import memory
+from funcnet.distributed.arrays import holders, is_shared, put
+from funcnet.placement import Placement, memory
 from funcnet.trainer.evaluation import is_batches
 from funcnet.training.state import ORDER, stream
 
@@ -55,8 +57,10 @@ class ResidentFeed:
     steps_per_epoch: int | None
     check: Callable[[Columns], None]
 
-    def __init__(self, columns: Columns, batch_size: int, where: Any = None) -> None:
-        self.source = Resident(jax.device_put(columns, where))
+    def __init__(
+        self, columns: Columns, batch_size: int, placement: Placement | None = None
+    ) -> None:
+        self.source = Resident(put(columns, None if placement is None else placement.whole))
         self.batch_size = batch_size
         self.steps_per_epoch = self.per_epoch = -(-examples(columns) // batch_size)
         self.example = rows(columns, slice(0, 1))
@@ -68,13 +72,24 @@ class ResidentFeed:
 
 
 class StagedFeed:
-    """Arrays on the host, sent to the device in blocks that a thread makes ahead."""
+    """Arrays on the host, sent to the device in blocks that a thread makes ahead.
+
+    Each of several processes has them all, and gathers and sends the rows of its own devices.
+    """
 
     steps_per_epoch: int | None
     check: Callable[[Columns], None]
 
-    def __init__(self, columns: Columns, key: jax.Array, batch_size: int, shuffle: bool) -> None:
+    def __init__(
+        self,
+        columns: Columns,
+        key: jax.Array,
+        batch_size: int,
+        shuffle: bool,
+        placement: Placement | None = None,
+    ) -> None:
         self.columns, self.batch_size, self.shuffle = columns, batch_size, shuffle
+        self.where = along_batches(placement)
         self.words = np.asarray(order_words(stream(key, ORDER)))
         self.steps_per_epoch = self.per_epoch = -(-examples(columns) // batch_size)
         self.example = rows(columns, slice(0, 1))
@@ -97,16 +112,23 @@ class StagedFeed:
                 batch_size=self.batch_size,
                 capacity=self.capacity,
                 shuffle=self.shuffle,
+                where=self.where,
             )
             yield Portion(block, n, self.batch_size)
 
 
 class StreamFeed:
-    """An iterable of batches, passed through once an epoch, in its own order."""
+    """An iterable of batches, passed through once an epoch, in its own order.
+
+    In each of several processes it gives that process's part of each batch.
+    """
 
     check: Callable[[Columns], None]
 
-    def __init__(self, batches: Iterable[Any]) -> None:
+    def __init__(self, batches: Iterable[Any], placement: Placement | None = None) -> None:
+        self.where, self.placement = along_batches(placement), placement
+        self.even = placement is not None and (placement.mapped or is_shared(placement.mesh))
+        self.parts = 1 if placement is None else len(holders(placement.mesh, placement.batch))
         if not is_batches(batches):  # an array or a dict could be passed through too
             check_columns("fit", batches)
         self.batches = batches
@@ -118,7 +140,7 @@ class StreamFeed:
         self.first: Iterable[Any] | None = chain([first], begun)
         columns = check_columns("fit", first)
         self.example = rows(columns, slice(0, 1))
-        self.batch = of_size(self.example, examples(columns))
+        self.batch = of_size(self.example, examples(columns) * self.parts)
 
     def epoch(self, step: int, last: int | None) -> Iterator[Portion]:
         """Blocks of successive batches of the same shape."""
@@ -127,11 +149,13 @@ class StreamFeed:
         checked = map(self.checked, batches)
         within = checked if last is None else islice(checked, last - step)
         capacity = block_steps(self.batch)
-        return ahead(Portion(*portion) for portion in group(within, capacity, step))
+        return ahead(Portion(*each) for each in group(within, capacity, step, self.where))
 
     def checked(self, batch: Any) -> Columns:
         """The columns of one batch, once they are known to be well."""
         columns = check_columns("fit", batch)
+        if self.even and self.placement is not None:
+            self.placement.check_batch("fit", examples(columns) * self.parts)
         self.check(columns)
         return columns
 
@@ -148,18 +172,22 @@ def make_feed(
     batch_size: int,
     shuffle: bool,
     columns: Columns | None,
-    where: Any = None,
+    placement: Placement | None = None,
 ) -> Feed:
-    """The feed for `data`, whose `columns` have been checked unless it is a stream.
-
-    What is on the device is put `where`, a sharding.
-    """
+    """The feed for `data`, whose `columns` have been checked unless it is a stream."""
     errors.positive("fit", batch_size=batch_size)
     if columns is None:
-        return StreamFeed(data)
+        return StreamFeed(data, placement)
     if isinstance(data, Staged) or not fits(columns, memory()):
-        return StagedFeed(columns, key, batch_size, shuffle)
-    return ResidentFeed(columns, batch_size, where)
+        return StagedFeed(columns, key, batch_size, shuffle, placement)
+    return ResidentFeed(columns, batch_size, placement)
+
+
+def along_batches(placement: Placement | None) -> NamedSharding | None:
+    """Where the arrays of successive batches `[n, B, ...]` live, if they are divided."""
+    if placement is None:
+        return None
+    return NamedSharding(placement.mesh, PartitionSpec(None, placement.batch or None))
 
 
 def block_steps(batch: Columns) -> int:
@@ -173,6 +201,23 @@ def of_size(example: Columns, size: int) -> Columns:
         lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype), example
     )
     return batch
+
+
+def form_of(portion: Portion) -> Any:
+    """Shapes and dtypes of a portion's batches, by path."""
+    columns = portion.source.columns
+    if isinstance(portion.source, Divided):
+        columns = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), columns
+        )
+    return named(of_size(columns, portion.batch_size))
+
+
+def words_of(portion: Portion | None) -> str:
+    """How much a portion holds."""
+    if portion is None:
+        return "no batch"
+    return f"{portion.steps} batches of {errors.describe(list(form_of(portion).values()))}"
 
 
 def left(step: int, steps_per_epoch: int, last: int | None) -> int:

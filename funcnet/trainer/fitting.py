@@ -1,10 +1,9 @@
 """`fit`: the one loop over epochs, with its clock, its output and its wish to be interrupted."""
 
-import signal
-import threading
 import warnings
+import zlib
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import nullcontext, suppress
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,10 @@ import jax
 import numpy as np
 
 from funcnet import errors, tree
-from funcnet.data.arrays import Columns, check_columns, named, split
+from funcnet.data.arrays import Columns, check_columns, split
+from funcnet.data.blocks import Source
+from funcnet.distributed.agreement import same
+from funcnet.distributed.arrays import gathered
 from funcnet.stopping import Reason, Stopping, StopState, early_stopping
 from funcnet.trainer import evaluation
 from funcnet.trainer.callbacks import Event, StopTraining, as_callback, progress
@@ -23,10 +25,13 @@ from funcnet.trainer.checks import (
     labels_of,
     where_not_finite,
 )
-from funcnet.trainer.feeds import Feed, Portion, make_feed, of_size
+from funcnet.trainer.feeds import Feed, Portion, form_of, make_feed, words_of
 from funcnet.trainer.programs import Programs, learning_rate
 from funcnet.trainer.result import Result
+from funcnet.trainer.saving import Saver, check_resumable, description_of, policy_of
 from funcnet.trainer.settings import Settings, check_settings
+from funcnet.trainer.signals import Pressed, interrupts, leave
+from funcnet.trainer.together import Together, check_shared, facts_of
 from funcnet.training.state import ORDER, check_key, stream
 from funcnet.training.step import Accumulators
 from funcnet.types import Metrics, TrainState
@@ -40,22 +45,24 @@ def fit(trainer: "Trainer", data: Any, validation: Any, settings: Settings) -> R
     check_settings(settings)
     if settings.state is not None:
         check_kind("fit", settings.state)
-    key = jax.random.key(settings.seed or 0) if settings.state is None else settings.state.key
-    check_key("fit", key)
-    columns = None if evaluation.is_batches(data) else check_columns("fit", data)
-    if isinstance(validation, float):
-        if columns is None:
-            raise TypeError(
-                f"`fit`: validation={validation} needs data in memory, got a stream. "
-                "Give the validation data itself."
-            )
-        columns, validation = split("fit", columns, validation, stream(key, ORDER))
-    if (placement := trainer.programs.placement) is not None:
-        placement.check_batch("fit", settings.batch_size)
-    feed = make_feed(
-        *(data, key, settings.batch_size, settings.shuffle, columns),
-        trainer.programs.everywhere,
-    )
+    placement = trainer.programs.placement
+    shared = check_shared(placement)
+    with same("fit", shared) as facts:
+        key = jax.random.key(settings.seed or 0) if settings.state is None else settings.state.key
+        check_key("fit", key)
+        columns = None if evaluation.is_batches(data) else check_columns("fit", data)
+        if shared:
+            facts |= facts_of(settings, columns, validation)
+        if isinstance(validation, float):
+            if columns is None:
+                raise TypeError(
+                    f"`fit`: validation={validation} needs data in memory, got a stream. "
+                    "Give the validation data itself."
+                )
+            columns, validation = split("fit", columns, validation, stream(key, ORDER))
+        if placement is not None:
+            placement.check_batch("fit", settings.batch_size)
+        feed = make_feed(data, key, settings.batch_size, settings.shuffle, columns, placement)
     return Loop(trainer.programs, feed, key, columns, validation, settings).run()
 
 
@@ -73,6 +80,7 @@ class Loop:
     ) -> None:
         self.programs, self.feed, self.key = programs, feed, key
         self.columns, self.settings = columns, settings
+        self.together = Together(check_shared(programs.placement))
         self.stopping = settings.stopping or keep_best("loss" if validation is None else "val_loss")
         self.stop_state: StopState = self.stopping.init()
         shown = progress(settings.progress)
@@ -93,14 +101,28 @@ class Loop:
         self.best: TrainState | None = None
         self.form: Any = None
         self.broken = False
+        self.saver, self.resumed = self.make_saver(validation), False
+
+    def make_saver(self, validation: Any) -> Saver | None:
+        """What saves this fit, if it is asked for."""
+        settings = self.settings
+        if settings.checkpoint is None:
+            return None
+        policy = policy_of(settings.checkpoint)
+        check_resumable(self.columns, self.feed)
+        said = description_of(
+            settings, self.key, self.columns, validation, self.stopping, self.feed.example
+        )
+        return Saver(policy, self.stopping, said, settings.accept_changes, self.together.shared)
 
     def first_state(self) -> TrainState:
         """The state to begin with, in buffers of its own."""
         if self.settings.state is None:
-            state: TrainState = self.programs.init()(self.key, self.feed.example[0])
-            return state
+            first: TrainState = self.programs.init()(self.key, self.feed.example[0])
+            return first
         check_state("fit", self.programs, self.settings.state, self.feed.example[0])
-        copy: TrainState = self.programs.copy()(self.programs.brought(self.settings.state))
+        state = evaluation.brought(self.programs.placement, self.settings.state)
+        copy: TrainState = self.programs.copy()(state)
         return copy
 
     def check_validation(self, validation: Any) -> list[Columns]:
@@ -108,7 +130,7 @@ class Loop:
         if validation is None:
             return []
         blocks = evaluation.padded(
-            "fit", validation, self.settings.batch_size, self.programs.everywhere
+            "fit", validation, self.settings.batch_size, self.programs.placement
         )
         want, got = (
             jax.tree.map(lambda leaf: (leaf.shape[1:], str(leaf.dtype)), part[:2])
@@ -153,49 +175,94 @@ class Loop:
 
     def run(self) -> Result:
         """Trains to the end, whatever brings it about."""
-        with interrupts() as pressed:
+        with interrupts(self.saver is not None) as pressed, self.saver or nullcontext():
+            if self.saver is not None:
+                self.resumed = self.saver.take_up(self)
             try:
                 self.tell("start", {})
                 reason, message = self.train(pressed)
+                self.together.meet(lambda: f"its end, {message}")
             except StopTraining as stop:
                 reason, message = Reason.CALLBACK, str(stop) or Reason.CALLBACK.words
+            except OSError as error:
+                if self.saver is None or not self.saver.failed(error):
+                    raise
+                reason, message = Reason.NOT_SAVED, str(error)
             with suppress(StopTraining):  # there is nothing left to stop
                 self.tell("end", {})
+                self.together.meet(lambda: "its end")
+        if reason == Reason.INTERRUPTED and self.saver is not None:
+            leave(pressed.number)
         return self.result(reason, message)
 
-    def train(self, pressed: threading.Event) -> tuple[Reason, str]:
+    def train(self, pressed: Pressed) -> tuple[Reason, str]:
         """Epoch after epoch, until there is a reason to stop."""
         per_epoch = self.feed.steps_per_epoch
         epoch = self.step // per_epoch if per_epoch else 0
-        if self.done(epoch):
-            return Reason.EPOCHS, (
+        if (reason := Reason(int(self.stop_state.reason))) != Reason.GOING_ON:
+            return reason, self.why_stopped(reason)
+        if self.done(epoch) and self.found is None:
+            return Reason.EPOCHS, Reason.EPOCHS.words if self.resumed else (
                 f"no step was taken: the state is at step {self.step}, and epochs and steps are "
                 "counted from step 0"
             )
-        while not self.done(epoch):
-            self.found = None
-            for portion in self.feed.epoch(self.step, self.settings.steps):
+        while not self.done(epoch) or self.found is not None:
+            interrupted = False
+            for portion in self.portions():
                 for _ in self.chunks(portion):
+                    interrupted = self.together.meet(self.so_far, pressed)
                     if self.broken:
                         return Reason.NON_FINITE, self.what_broke()
-                    if pressed.is_set():
+                    if self.save_within(interrupted):
                         return Reason.INTERRUPTED, Reason.INTERRUPTED.words
             if self.found is None:
                 return Reason.DATA, f"the data ended after {self.step} steps"
             finite, metrics = self.programs.closing()(
                 self.state.params, self.state.opt_state, self.found
             )
-            finite, metrics = jax.device_get((finite, metrics))
+            finite, metrics = gathered((finite, metrics))
             broken = [path for path, good in tree.paths(finite).items() if not good]
             if broken:
                 return Reason.NON_FINITE, (
                     f"params are not finite after step {self.step}: {broken[0]}"
                 )
             epoch += 1
-            if (reason := self.close_epoch(metrics)) != Reason.GOING_ON:
-                wait = int(self.stop_state.wait)
-                return reason, why_stopped(reason, self.stopping.monitor, wait)
+            reason = self.close_epoch(metrics)
+            self.save_after(over=interrupted or reason != Reason.GOING_ON or self.done(epoch))
+            if reason != Reason.GOING_ON:
+                return reason, self.why_stopped(reason)
+            if interrupted:
+                return Reason.INTERRUPTED, Reason.INTERRUPTED.words
         return Reason.EPOCHS, Reason.EPOCHS.words
+
+    def why_stopped(self, reason: Reason) -> str:
+        """What stopping has to say."""
+        return why_stopped(reason, self.stopping.monitor, int(self.stop_state.wait))
+
+    @property
+    def between(self) -> bool:
+        """Whether the last step was the last of its epoch."""
+        per_epoch = self.feed.steps_per_epoch
+        return per_epoch is not None and self.step % per_epoch == 0
+
+    def save_within(self, interrupted: bool) -> bool:
+        """Saves within an epoch, if it is time; whether to stop here.
+
+        At the end of an epoch neither is done before it is evaluated, so that a fit which goes on
+        from there does as one would that had not stopped.
+        """
+        if self.saver is None:
+            return interrupted
+        if self.between:
+            return False
+        if interrupted or self.step == self.settings.steps or self.saver.due(self):
+            self.saver.save(self, closed=False)
+        return interrupted
+
+    def save_after(self, *, over: bool) -> None:
+        """Saves after an epoch, if it is time; one that `steps` has cut short was saved before."""
+        if self.saver is not None and self.between and (over or self.saver.due(self)):
+            self.saver.save(self, closed=True)
 
     def done(self, epoch: int) -> bool:
         """Whether all that was asked for is done."""
@@ -206,6 +273,28 @@ class Loop:
             steps is not None and self.step >= steps
         )
 
+    def portions(self) -> Iterator[Portion]:
+        """What is left of this epoch, portion by portion, the same in all processes."""
+        following: Iterator[Portion] = iter(())
+        if self.found is None or self.step != self.settings.steps:  # else nothing is left of it
+            following = self.feed.epoch(self.step, self.settings.steps)
+        while (portion := self.next_of(following)) is not None:
+            yield portion
+
+    def next_of(self, portions: Iterator[Portion]) -> Portion | None:
+        """The next portion, or None, as all processes have it."""
+        portion = None
+        with self.together.alone():
+            portion = next(portions, None)
+        self.together.meet(lambda: f"step {self.step} with {words_of(portion)} to come")
+        return portion
+
+    def so_far(self) -> str:
+        """Where this fit is, with a checksum of what it has found."""
+        return (
+            f"step {self.step} with losses of checksum {zlib.crc32(self.losses[-1].tobytes()):08x}"
+        )
+
     def chunks(self, portion: Portion) -> Iterator[None]:
         """Takes the steps of a portion, and yields after each chunk of them."""
         source, steps, batch_size = portion
@@ -213,6 +302,7 @@ class Loop:
             self.found = self.programs.nothing(
                 self.state, source, batch_size, self.settings.shuffle
             )
+        self.check_step(source, batch_size)
         before = self.programs.traces
         run, at_most = self.programs.runner(
             batch_size, self.settings.shuffle, self.state, self.found, source
@@ -222,13 +312,24 @@ class Loop:
         self.form = form_of(portion)
         while steps:
             n = min(steps, at_most)
+            if self.saver is not None:
+                n = min(n, self.saver.steps_left(self.step))
             self.state, self.found, losses = run(self.state, self.found, source, n)
             steps, self.step = steps - n, self.step + n
-            total, losses = jax.device_get((self.found["loss"]["total"], losses))
+            total, losses = gathered((self.found["loss"]["total"], losses))
             self.losses.append(losses[:n])
             self.broken = not np.isfinite(total)
             self.tell("chunk", {"loss": float(self.losses[-1][-1])})
             yield
+
+    def check_step(self, source: Source, batch_size: int) -> None:
+        """Raises unless all processes have made the same step of model, objective and optimizer."""
+        if self.form is not None or not self.together.shared:
+            return
+        with same("fit", shared=True) as facts:
+            program = self.programs.advance(batch_size, self.settings.shuffle)
+            lowered = program.lower(self.state, self.found, source, np.int32(0))
+            facts["a step of checksum"] = f"{zlib.crc32(lowered.as_text().encode()):08x}"
 
     def warn_of_retrace(self, portion: Portion) -> None:
         """Says what changed where a fit that has compiled its program compiles it again."""
@@ -256,6 +357,7 @@ class Loop:
         improved, self.stop_state = self.programs.check(self.stopping)(value, self.stop_state)
         if improved:
             self.best, self.best_epoch = self.programs.copy()(self.state), self.epochs - 1
+        self.found = None
         self.tell("epoch", metrics)
         return Reason(int(self.stop_state.reason))
 
@@ -271,8 +373,9 @@ class Loop:
         event = Event(
             kind, self.epochs, self.step, self.last_step, metrics, self.history, self.state
         )
-        for i, callback in enumerate(self.callbacks):
-            self.memories[i] = callback.update(self.memories[i], event)
+        with self.together.alone():
+            for i, callback in enumerate(self.callbacks):
+                self.memories[i] = callback.update(self.memories[i], event)
 
     def result(self, reason: Reason, message: str) -> Result:
         """What `fit` gives back."""
@@ -285,11 +388,6 @@ class Loop:
             best, self.state, history, losses, self.best_epoch, self.stopping.monitor, reason,
             message,
         )  # fmt: skip
-
-
-def form_of(portion: Portion) -> Any:
-    """Shapes and dtypes of a portion's batches, by path."""
-    return named(of_size(portion.source.columns, portion.batch_size))
 
 
 def check_monitored(function: str, monitor: str, names: Collection[str]) -> None:
@@ -320,30 +418,3 @@ def why_stopped(reason: Reason, monitor: str, wait: int) -> str:
 def keep_best(monitor: str) -> Stopping:
     """The rule that only tells which epoch was best, and never stops."""
     return early_stopping(monitor, patience=np.iinfo(np.int32).max)
-
-
-@contextmanager
-def interrupts() -> Iterator[threading.Event]:
-    """Makes the first Ctrl-C set a flag, and the second raise, while it lasts.
-
-    Only in the main thread, and only in place of Python's own handler: whoever has set another
-    one keeps it.
-    """
-    pressed = threading.Event()
-    usual = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or (
-        usual is not signal.default_int_handler
-    ):
-        yield pressed
-        return
-
-    def note(number: int, frame: Any) -> None:
-        if pressed.is_set():
-            raise KeyboardInterrupt
-        pressed.set()
-
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield pressed
-    finally:
-        signal.signal(signal.SIGINT, usual)

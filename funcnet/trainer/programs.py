@@ -265,6 +265,17 @@ class Programs:
         shapes: Accumulators = self.shapes("reported", found, state, tree.spec(batch))
         return shapes
 
+    def trained(self, state: TrainState, batch: Any) -> Accumulators:
+        """Shapes of the accumulators of a batch in training."""
+
+        def found(state: TrainState, batch: Any) -> Accumulators:
+            return contribution(
+                self.objective, self.metrics, state.params, state.model_state, batch, state.key
+            )
+
+        shapes: Accumulators = self.shapes("trained", found, state, tree.spec(batch))
+        return shapes
+
     def closing(self) -> Program:
         """`(params, opt_state, accumulators) -> (finite, metrics)`: an epoch's end in one call.
 

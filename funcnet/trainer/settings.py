@@ -23,6 +23,8 @@ class Settings(NamedTuple):
     seed: int | None
     state: TrainState | None
     progress: bool | None
+    checkpoint: Any = None
+    accept_changes: tuple[str, ...] = ()
 
 
 def check_settings(settings: Settings) -> None:
@@ -40,6 +42,11 @@ def check_settings(settings: Settings) -> None:
         raise TypeError(
             f"`fit`: callbacks must be a list, got {settings.callbacks!r}. "
             "Write `callbacks=[...]` around a single one too."
+        )
+    if settings.accept_changes and settings.checkpoint is None:
+        raise ValueError(
+            "`fit`: accept_changes needs a checkpoint to go on from, got none. "
+            "Give `checkpoint=` too, or leave it out."
         )
     if seed is not None and settings.state is not None:
         raise ValueError(

@@ -215,6 +215,8 @@ class Trainer:
         seed: int | None = None,
         state: TrainState | None = None,
         progress: bool | None = None,
+        checkpoint: Any = None,
+        accept_changes: Iterable[str] = (),
     ) -> Result:
         """Trains, and returns the best and the last state with the history.
 
@@ -236,6 +238,13 @@ class Trainer:
             seed: what all randomness comes from; 0 unless `state` is given.
             state: where to go on from; it is copied, not changed. Its key replaces the seed.
             progress: whether to show a progress bar; `None` means in a terminal.
+            checkpoint: where to save the whole run, and to go on from if it has been saved before:
+                a directory, saved to after each epoch, or `fn.checkpoint.every(...)`. The same
+                call then ends with the bits of a run that nothing has interrupted. On SIGTERM, and
+                on Ctrl-C in a script, the process saves and exits, with code 143 or 130.
+            accept_changes: names of what may differ from the run that was saved, of `batch_size`,
+                `shuffle`, `key`, `stopping`, `data`, `validation` and `state`. (Epochs, steps,
+                callbacks, and when to save may differ anyway.)
 
         Returns:
             The result. Its `best` is the state after the epoch with the best monitored value: that
@@ -245,7 +254,8 @@ class Trainer:
             TypeError, ValueError: an argument is wrong; nothing has been trained then.
         """
         settings = Settings(
-            epochs, steps, batch_size, shuffle, stopping, callbacks, seed, state, progress
+            *(epochs, steps, batch_size, shuffle, stopping, callbacks, seed, state, progress),
+            *(checkpoint, tuple(accept_changes)),
         )
         return fitting.fit(self, data, validation, settings)
 
