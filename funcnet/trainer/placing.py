@@ -16,11 +16,6 @@ from funcnet.training.step import Accumulators, Step, nonzero
 from funcnet.types import ModelState, Objective, Params, TrainState
 
 
-def is_spread(leaf: Any) -> bool:
-    """Whether an array lives on several devices."""
-    return isinstance(leaf, jax.Array) and len(leaf.sharding.device_set) > 1
-
-
 def divided(objective: Objective, metrics: Mapping[str, Metric], placement: Placement) -> Objective:
     """`objective` over batches whose examples are divided among devices."""
     if placement.mapped:

@@ -14,7 +14,7 @@ from funcnet.metrics import Metric
 from funcnet.placement import Placement
 from funcnet.stopping import Stopping, StopState
 from funcnet.trainer.flight import IN_FLIGHT, Flight
-from funcnet.trainer.placing import divided, is_spread, placed
+from funcnet.trainer.placing import divided, placed
 from funcnet.training.advance import compute, make_advance, make_evaluate, make_once
 from funcnet.training.objective import make_objective
 from funcnet.training.recipe import Recipe
@@ -120,19 +120,6 @@ class Programs:
             self.step = placed(self.step, self.placement)
         self.made: dict[Any, Any] = {}
         self.flight = Flight()
-
-    def brought(self, state: TrainState) -> TrainState:
-        """`state`, from wherever it lives, to where this trainer's states do."""
-        if self.placement is not None:
-            state = jax.device_put(state, self.placement.of_state(state))
-        elif any(is_spread(leaf) for leaf in jax.tree.leaves(state)):
-            state = jax.device_put(state, jax.local_devices()[0])
-        return state
-
-    @property
-    def everywhere(self) -> Any:
-        """Where data lives that all devices read, for `jax.device_put`."""
-        return None if self.placement is None else self.placement.whole
 
     @property
     def traces(self) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Laws of `fit(checkpoint=...)`: a run that was interrupted ends with the bits of one that was not."""
+"""Laws of `fit(checkpoint=...)`: an interrupted run ends with the bits of one that was not."""
 
 import os
 import signal
