@@ -2,6 +2,7 @@
 
     python examples/bias_variance.py            about a minute
     python examples/bias_variance.py --short    three degrees, and fewer networks of each
+    python examples/bias_variance.py --plan v5e:2x2    what a step takes on four chips of a TPU
 
 A line and a polynomial of degree 6 through the same five points: the line, which has 2 params, is
 as good on points that it has not seen; the polynomial, which has 7, goes through every point and is
@@ -24,6 +25,7 @@ import funcnet as fn
 jax.config.update("jax_enable_x64", True)  # powers of x are nearly dependent: 32 bits are too few
 
 SHORT = "--short" in sys.argv
+PLAN = sys.argv[-1] if "--plan" in sys.argv else None
 DEGREES = [1, 3, 6] if SHORT else [1, 2, 3, 4, 5, 6]
 REPEATS = 20 if SHORT else 100
 OUT = Path("out")
@@ -72,6 +74,11 @@ def head(axes, title, words, colors):
     for left, text, color in zip((0, 0.4), words, colors, strict=True):
         axes.text(left, 1.03, text, color=color, transform=axes.transAxes, fontsize=10)
 
+
+if PLAN:
+    x, y = (np.zeros((32, 1)) for _ in range(2))
+    print(fn.plan(make_trainer(6), (x, y), topology=PLAN))
+    sys.exit()
 
 train, validation = five_points()
 grid = np.linspace(-1, 1, 401)[:, None]

@@ -2,6 +2,7 @@
 
     python examples/binary.py            about 20 seconds
     python examples/binary.py --short    fewer epochs
+    python examples/binary.py --plan v5e:2x2    what a step takes on four chips of a TPU
 
 The model gives one number an example, the logit: the class is 1 where it is above 0, and its
 sigmoid is the probability of class 1. The loss is the binary cross entropy. Two data sets:
@@ -21,6 +22,7 @@ from sklearn.model_selection import train_test_split
 
 import funcnet as fn
 
+PLAN = sys.argv[-1] if "--plan" in sys.argv else None
 EPOCHS = 10 if "--short" in sys.argv else 100
 OUT = Path("out")
 
@@ -64,6 +66,12 @@ def make_trainer(model):
         metrics={"accuracy": fn.metrics.accuracy()},
     )
 
+
+if PLAN:
+    for name, model in MODELS.items():
+        print(name)
+        print(fn.plan(make_trainer(model), DATA["made up"], topology=PLAN, batch_size=32))
+    sys.exit()
 
 OUT.mkdir(exist_ok=True)
 print("                                      epochs   train loss   test loss   test accuracy")

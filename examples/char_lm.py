@@ -4,6 +4,7 @@
     python examples/char_lm.py --model lstm        one of them: an hour or so on 2 cores
     python examples/char_lm.py --short             a minute, only to see that it runs
     python examples/char_lm.py --check 2.0         fails unless one of them is below
+    python examples/char_lm.py --plan v5e:2x2      what a step takes on four chips of a TPU
 
 Both learn from windows of 128 characters, to predict each from those before it. In the test they
 read as much text at once as they can: the transformer has positions for 128, the LSTM none. For
@@ -156,6 +157,9 @@ def main():
         make = partial(MODELS[name], len(characters), **small)
         trainer = make_trainer(make(), epochs * -(-len(data[0]) // BATCH))
         print(f"\n{name}", flush=True)
+        if options.plan:
+            print(fn.plan(trainer, data, topology=options.plan, batch_size=BATCH))
+            continue
         began = time.perf_counter()
         result = trainer.fit(
             data,
@@ -198,6 +202,7 @@ def parse():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--check", type=float, help="fail unless one model is below, in bits")
     parser.add_argument("--short", action="store_true", help="only to see that it runs")
+    parser.add_argument("--plan", metavar="TOPOLOGY", help="only say what a step takes there")
     return parser.parse_args()
 
 

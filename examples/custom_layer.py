@@ -2,6 +2,7 @@
 
     python examples/custom_layer.py            a few seconds
     python examples/custom_layer.py --short    fewer steps
+    python examples/custom_layer.py --plan v5e:2x2    what a step takes on four chips of a TPU
 
 A layer is two pure functions: `init` makes its arrays, `apply` computes. Nothing is registered and
 no class is derived. Ours is a layer of bumps, with learnt places and widths.
@@ -16,6 +17,7 @@ import optax
 
 import funcnet as fn
 
+PLAN = sys.argv[-1] if "--plan" in sys.argv else None
 EPOCHS = 5 if "--short" in sys.argv else 60
 
 x = np.linspace(-3, 3, 2048, dtype=np.float32)[:, None]
@@ -49,6 +51,9 @@ model = fn.sequential(bumps=bumps(12), line=fn.dense(1))  # names, so that param
 # ------------------------------------------------------------------------------- with the trainer
 
 trainer = fn.Trainer(model, loss=optax.losses.squared_error, optimizer=optax.adam(2e-2))
+if PLAN:
+    print(fn.plan(trainer, (x, y), topology=PLAN, batch_size=128))
+    sys.exit()
 result = trainer.fit((x, y), epochs=EPOCHS, batch_size=128, seed=0, progress=False)
 print(f"with the trainer: loss {trainer.evaluate(result.last, (x, y))['loss']:.6f}")
 for path, leaf in fn.tree.paths(result.last.params).items():

@@ -2,6 +2,7 @@
 
     python examples/gan.py              some minutes on 2 cores; writes out/gan.png
     python examples/gan.py --short      only to see that it runs
+    python examples/gan.py --plan v5e:2x2    what a step takes on four chips of a TPU
 
 Both train in one step with one objective. What each is to learn from is said with `stop_gradient`:
 the judge's part sees the drawings as given, the artist's part sees the judge as given. The pictures
@@ -82,10 +83,12 @@ def main():
     trainer = fn.Trainer(
         MODEL, objective=objective, optimizer=fn.ema(optax.adam(4e-4, b1=0.5), decay=0.99)
     )
+    data = digits, np.zeros(len(digits))
+    if options.plan:
+        print(fn.plan(trainer, data, topology=options.plan, batch_size=64))
+        return
     print(f"{len(digits)} digits, on {jax.devices()[0].device_kind}", flush=True)
-    result = trainer.fit(
-        (digits, np.zeros(len(digits))), epochs=epochs, batch_size=64, callbacks=[tell]
-    )
+    result = trainer.fit(data, epochs=epochs, batch_size=64, callbacks=[tell])
     state = fn.averaged(result.last)
     drawn = draw(state, options.out / "gan.png")
     print(
@@ -125,6 +128,7 @@ def parse():
     )
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder for the picture")
     parser.add_argument("--short", action="store_true", help="only to see that it runs")
+    parser.add_argument("--plan", metavar="TOPOLOGY", help="only say what a step takes there")
     return parser.parse_args()
 
 

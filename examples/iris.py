@@ -2,6 +2,7 @@
 
 python examples/iris.py             some seconds; writes out/iris.png
 python examples/iris.py --short     fewer epochs
+python examples/iris.py --plan v5e:2x2    what a step takes on four chips of a TPU
 """
 
 import argparse
@@ -40,6 +41,9 @@ def main():
             "confusion": fn.metrics.confusion_matrix(3),
         },
     )
+    if options.plan:
+        print(fn.plan(trainer, (x, y), topology=options.plan, batch_size=16))
+        return
     result = trainer.fit(
         (x, y),
         validation=0.2,
@@ -63,6 +67,7 @@ def parse():
     )
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder for the picture")
     parser.add_argument("--short", action="store_true", help="fewer epochs")
+    parser.add_argument("--plan", metavar="TOPOLOGY", help="only say what a step takes there")
     return parser.parse_args()
 
 

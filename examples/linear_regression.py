@@ -2,6 +2,7 @@
 
     python examples/linear_regression.py            a few seconds
     python examples/linear_regression.py --short    fewer steps
+    python examples/linear_regression.py --plan v5e:2x2    what a step takes on four TPU chips
 
 Both ways take the same steps from the same start, so both must come to the same line. The least
 squares of NumPy, which need no steps at all, say what it should be.
@@ -16,6 +17,7 @@ import optax
 
 import funcnet as fn
 
+PLAN = sys.argv[-1] if "--plan" in sys.argv else None
 RATE = 0.4
 STEPS = 20 if "--short" in sys.argv else 100
 
@@ -50,6 +52,9 @@ by_hand = float(params["w"]), float(params["b"])
 # The same model is a dense layer of one output; the loss is one number for each example, and the
 # trainer takes the mean. A batch that holds all the data makes each epoch one step.
 trainer = fn.Trainer(fn.dense(1), loss=optax.losses.squared_error, optimizer=optax.sgd(RATE))
+if PLAN:
+    print(fn.plan(trainer, (x, y), topology=PLAN))
+    sys.exit()
 state = trainer.init(jax.random.key(0), x)
 state = state._replace(params=jax.tree.map(jnp.zeros_like, state.params))  # start where we did
 result = trainer.fit((x, y), state=state, epochs=STEPS, batch_size=len(x), progress=False)

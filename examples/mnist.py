@@ -4,6 +4,7 @@
     python examples/mnist.py --seeds 0 1 2                three seeds, and their median
     python examples/mnist.py --seeds 0 --check 0.975      fails below this accuracy
     python examples/mnist.py --short                      20 seconds, only to see that it runs
+    python examples/mnist.py --plan v5e:2x2               what a step takes on four chips of a TPU
 
 The curves of each network and a confusion matrix are written as PNG into `out/` (or `--out`). The
 same file runs on CPU, GPU and TPU: JAX takes what is there.
@@ -115,6 +116,9 @@ def main():
     rows, accuracies = [], []
     for name, model in MODELS.items():
         trainer = make_trainer(model, epochs, round(0.9 * len(data[0])))
+        if options.plan:
+            print(f"\n{name}\n{fn.plan(trainer, data, topology=options.plan, batch_size=BATCH)}")
+            continue
         accuracies, seconds = [], []
         for seed in options.seeds:
             print(f"\n{name}, seed {seed}", flush=True)
@@ -130,6 +134,8 @@ def main():
             f"{name:14} {size:>8,}   {np.median(accuracies):.4f}   {max(seconds):5.1f} s   {each}"
         )
         fn.plot(result).savefig(options.out / f"mnist_{name.replace(' ', '_')}.png")
+    if options.plan:
+        return
     fn.plot_confusion(values["confusion"]).savefig(options.out / "mnist_confusion.png")
 
     print("\nnetwork          params   median   slowest   test accuracy of each seed")
@@ -145,6 +151,7 @@ def parse():
     parser.add_argument("--check", type=float, default=0.0, metavar="ACCURACY")
     parser.add_argument("--out", type=Path, default=Path("out"), metavar="FOLDER")
     parser.add_argument("--short", action="store_true")
+    parser.add_argument("--plan", metavar="TOPOLOGY", help="only say what a step takes there")
     return parser.parse_args()
 
 

@@ -2,6 +2,7 @@
 
     python examples/multi_device.py                on all devices; on CPU, on eight virtual ones
     python examples/multi_device.py --short        a minute or less, only to see that it runs
+    python examples/multi_device.py --plan v5e:2x2   what a step takes on four chips of a TPU
 
 Nothing in the model or in `fit` changes; where arrays live is one value, given to the trainer.
 Virtual devices share one processor, so the times say what dividing costs, not what it gains.
@@ -53,14 +54,18 @@ def placements():
     return found
 
 
-def train(placement, data, width, epochs):
-    trainer = fn.Trainer(
+def make_trainer(placement, width):
+    return fn.Trainer(
         model(width),
         loss=optax.losses.softmax_cross_entropy_with_integer_labels,
         optimizer=optax.sgd(0.1, momentum=0.9),
         metrics={"accuracy": fn.metrics.accuracy()},
         placement=placement,
     )
+
+
+def train(placement, data, width, epochs):
+    trainer = make_trainer(placement, width)
     began = time.perf_counter()
     result = trainer.fit(data, validation=0.2, epochs=epochs, batch_size=128, progress=False)
     return result, time.perf_counter() - began
@@ -71,10 +76,16 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--short", action="store_true", help="only to see that it runs")
+    parser.add_argument("--plan", metavar="TOPOLOGY", help="only say what a step takes there")
     options = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", 8)  # virtual ones; a GPU or TPU has its own
     examples, width, epochs = (1000, 64, 1) if options.short else (10_000, 512, 3)
     data = load(examples)
+    if options.plan:
+        for name, placement in placements().items():
+            trainer = make_trainer(placement, width)
+            print(f"{name}\n{fn.plan(trainer, data, topology=options.plan, batch_size=128)}\n")
+        return
     print(f"{jax.device_count()} devices: {jax.devices()[0].device_kind}\n")
     losses = {}
     for name, placement in placements().items():

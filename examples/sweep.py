@@ -3,6 +3,7 @@
     python examples/sweep.py                 a minute or two on 2 cores
     python examples/sweep.py --halving       64 networks, most of which stop early
     python examples/sweep.py --short         half a minute, only to see that it runs
+    python examples/sweep.py --plan v5e:2x2  what a step of one network takes on four TPU chips
 
 Numbers are traced: the networks of one width are one program, compiled once, however many rates,
 decays and dropouts are tried. A width decides on shapes, so each has a program of its own. What is
@@ -58,6 +59,10 @@ def main():
     options = parse()
     options.out.mkdir(parents=True, exist_ok=True)
     data, validation, test = load()
+    if options.plan:
+        chosen = {"rate": 1e-3, "decay": 1e-2, "dropout": 0.3, "width": 128}
+        print(fn.plan(make_trainer(chosen), data, topology=options.plan, batch_size=64))
+        return
     trials, epochs = (64 if options.halving else 32), 20
     if options.short:
         data, trials, epochs = (data[0][:640], data[1][:640]), 8, 3
@@ -92,6 +97,7 @@ def parse():
     parser.add_argument("--halving", action="store_true", help="stop most networks early")
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder for what is written")
     parser.add_argument("--short", action="store_true", help="few networks, few epochs")
+    parser.add_argument("--plan", metavar="TOPOLOGY", help="only say what a step takes there")
     return parser.parse_args()
 
 

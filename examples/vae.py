@@ -2,6 +2,7 @@
 
     python examples/vae.py              half a minute on 2 cores; writes out/vae.png
     python examples/vae.py --short      only to see that it runs
+    python examples/vae.py --plan v5e:2x2    what a step takes on four chips of a TPU
 
 Nothing here is special to it: the model's output is a tuple, its noise comes from `key` like that
 of dropout, and the loss is a function of output and input, one number an example.
@@ -107,6 +108,9 @@ def main():
             "divergence": fn.metrics.mean(divergence),
         },
     )
+    if options.plan:
+        print(fn.plan(trainer, (train, train), topology=options.plan, batch_size=128))
+        return
     print(f"{len(train)} digits, on {jax.devices()[0].device_kind}", flush=True)
     result = trainer.fit((train, train), epochs=epochs, batch_size=128, callbacks=[tell])
     values = trainer.evaluate(result.last, (test, test))
@@ -160,6 +164,7 @@ def parse():
     )
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder for the picture")
     parser.add_argument("--short", action="store_true", help="only to see that it runs")
+    parser.add_argument("--plan", metavar="TOPOLOGY", help="only say what a step takes there")
     return parser.parse_args()
 
 

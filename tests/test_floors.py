@@ -11,6 +11,7 @@ ROOT = Path(funcnet.__file__).parent
 FLOORS = {
     "types": 0,
     "tree": 1,
+    "between": 1,
     "errors": 2,
     "policies": 0,
     "autodiff": 3,

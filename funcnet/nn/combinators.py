@@ -8,6 +8,7 @@ import jax
 from jax.ad_checkpoint import checkpoint_name
 
 from funcnet import errors, tree
+from funcnet.between import between
 from funcnet.nn.model import kind, stateless
 from funcnet.types import Model, ModelState, Params
 
@@ -220,9 +221,9 @@ def layer_stack(block: Layer, n: int) -> Model:
 
         def run(x: Any, each: tuple[Params, ModelState, Any]) -> tuple[Any, ModelState]:
             p, s, k = each
-            y, s = layer.apply(p, s, x, key=k, training=training)
+            y, s = layer.apply(p, s, between(x), key=k, training=training)
             check_same("layer_stack", x, y)
-            return y, s
+            return between(y), s
 
         return jax.lax.scan(run, x, (params, model_state, keys), length=n)
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from funcnet import tree
+from funcnet.between import said
 from funcnet.metrics import Metric
 from funcnet.placement import Placement
 from funcnet.training.step import Accumulators, Step, nonzero
@@ -29,8 +30,9 @@ def divided(objective: Objective, metrics: Mapping[str, Metric], placement: Plac
         key: jax.Array | None,
         training: bool,
     ) -> Any:
-        batch = placement.divide(batch)
-        return objective(params, model_state, batch, key=key, training=training)
+        with said(placement.divide):
+            batch = placement.divide(batch)
+            return objective(params, model_state, batch, key=key, training=training)
 
     return over_parts
 

@@ -208,6 +208,24 @@ def test_evaluation_and_prediction_are_those_of_one_device():
     )
 
 
+def test_what_is_stacked_is_gathered_layer_by_layer_and_batches_stay_divided():
+    block_of = fn.remat(fn.encoder_block(4, 256, causal=True))
+    trainer = fn.Trainer(
+        fn.sequential(
+            *(fn.embedding(64, 64), fn.learned_positions(32)),
+            *(fn.layer_stack(block_of, 4), fn.layer_norm(), fn.dense(64)),
+        ),
+        loss=CROSS_ENTROPY,
+        optimizer=optax.adam(1e-3),
+        placement=fn.fully_sharded(min_size=256),
+    )
+    x = jax.ShapeDtypeStruct((64, 32), jnp.int32)
+    whole = fn.tree.nbytes(jax.eval_shape(trainer.init, jax.random.key(0), x).params)
+    sent = sum(each.sent for each in fn.plan(trainer, (x, x)).collectives)
+    # gathered for the way there, for computing it anew, and back; gradients are summed (twice)
+    assert sent <= 5 * whole
+
+
 def convolved(x):
     """XLA's own convolution, which is why steps with it are dispatched one by one on a CPU."""
     return jax.lax.conv(x[:, None], jnp.ones((1, 1, 3), x.dtype), (1,), "SAME")[:, 0]
