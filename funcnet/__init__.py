@@ -73,7 +73,7 @@ from funcnet.trainer import (
     json_lines,
     make_run,
 )
-from funcnet.training import averaged, ema, loss_scaling, objective, swa, unpack
+from funcnet.training import averaged, ema, guarded, loss_scaling, objective, swa, unpack
 from funcnet.types import Model, TrainState
 
 if TYPE_CHECKING:
@@ -158,6 +158,7 @@ __all__ = [
     "graph",
     "group_norm",
     "gru",
+    "guarded",
     "halving",
     "instance_norm",
     "is_training",

@@ -15,6 +15,7 @@ from funcnet.trainer.fitting import check_monitored
 from funcnet.trainer.programs import learning_rate
 from funcnet.training.advance import compute, make_advance, make_evaluate
 from funcnet.training.averaging import evaluated_params
+from funcnet.training.guarding import guard_of
 from funcnet.training.state import init_state, strong
 from funcnet.training.step import Accumulators, contribution, nothing
 from funcnet.types import Metrics, PyTree, TrainState
@@ -171,6 +172,8 @@ def make_epoch(
         values = measure(state, found)
         value = values[plan.stopping.monitor]
         sound = jnp.isfinite(found["loss"]["total"]) & finite(state.params)
+        if (guard := guard_of(state.opt_state)) is not None:
+            sound &= ~guard.tripped
         improved = sound & plan.stopping.improved(value, stop_state)
         checked = plan.stopping.update(value, stop_state)
         reason = jnp.where(sound, checked.reason, Reason.NON_FINITE.value)

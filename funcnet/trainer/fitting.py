@@ -32,6 +32,8 @@ from funcnet.trainer.saving import Saver, check_resumable, description_of, polic
 from funcnet.trainer.settings import Settings, check_settings
 from funcnet.trainer.signals import Pressed, interrupts, leave
 from funcnet.trainer.together import Together, check_shared, facts_of
+from funcnet.training.guarding import Guard, guard_of
+from funcnet.training.guarding import words_of as words_of_guard
 from funcnet.training.state import ORDER, check_key, stream
 from funcnet.training.step import Accumulators
 from funcnet.types import Metrics, TrainState
@@ -211,7 +213,7 @@ class Loop:
             for portion in self.portions():
                 for _ in self.chunks(portion):
                     interrupted = self.together.meet(self.so_far, pressed)
-                    if self.broken:
+                    if self.broken and not self.gone_back():
                         return Reason.NON_FINITE, self.what_broke()
                     if self.save_within(interrupted):
                         return Reason.INTERRUPTED, Reason.INTERRUPTED.words
@@ -315,10 +317,12 @@ class Loop:
             if self.saver is not None:
                 n = min(n, self.saver.steps_left(self.step))
             self.state, self.found, losses = run(self.state, self.found, source, n)
-            steps, self.step = steps - n, self.step + n
             total, losses = gathered((self.found["loss"]["total"], losses))
+            if (guard := guard_of(self.state.opt_state)) is not None:
+                n = self.look_at(guard)
+            steps, self.step = steps - n, self.step + n
             self.losses.append(losses[:n])
-            self.broken = not np.isfinite(total)
+            self.broken = self.broken or not np.isfinite(total)
             self.tell("chunk", {"loss": float(self.losses[-1][-1])})
             yield
 
@@ -361,8 +365,27 @@ class Loop:
         self.tell("epoch", metrics)
         return Reason(int(self.stop_state.reason))
 
+    def look_at(self, guard: Guard) -> int:
+        """How many steps were taken, of which a guard may have seen too many bad ones."""
+        tripped, step = gathered((guard.tripped, self.state.step))
+        self.broken = bool(tripped)
+        return int(step) - self.step
+
+    def gone_back(self) -> bool:
+        """Whether the fit goes on from what was saved last, with the batches that come next."""
+        guard = guard_of(self.state.opt_state)
+        if guard is None or self.saver is None or not self.saver.go_back(self, guard):
+            return False
+        self.broken = False
+        return True
+
     def what_broke(self) -> str:
         """The step whose loss was not finite, and whether the data is to blame."""
+        if (guard := guard_of(self.state.opt_state)) is not None:
+            return (
+                f"{int(guard.in_a_row)} steps in a row before step {self.step} were left out; of "
+                f"the last, {words_of_guard(guard, self.state.params)}"
+            )
         chunk = self.losses[-1]
         k = int(np.argmin(np.isfinite(chunk)))
         cause = "" if self.columns is None else where_not_finite(self.columns)

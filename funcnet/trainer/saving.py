@@ -1,6 +1,7 @@
 """What a fit saves as it goes, and how another goes on from there."""
 
 import hashlib
+import logging
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -18,6 +19,7 @@ from funcnet.stopping import Stopping
 from funcnet.trainer import evaluation
 from funcnet.trainer.settings import Settings
 from funcnet.trainer.together import rule_of
+from funcnet.training.guarding import Guard, calmed
 from funcnet.types import PyTree
 
 if TYPE_CHECKING:
@@ -26,6 +28,16 @@ if TYPE_CHECKING:
 
 REST_BYTES = 2**31
 """The most bytes of what is saved beside the states: losses, history, callbacks' memories."""
+
+
+LOG = logging.getLogger("funcnet.trainer")
+
+
+def unknown_part() -> Any:
+    """Stands for what is saved beside the states."""
+    from funcnet.checkpoint import unknown
+
+    return unknown(at_most=REST_BYTES)
 
 
 def policy_of(checkpoint: Any) -> "Policy":
@@ -58,6 +70,7 @@ class Saver:
         self.monitor, self.accept_changes = stopping.monitor, accept_changes
         self.store = policy.open(stopping.mode)
         self.saved: tuple[int, bool] | None = None
+        self.gone_back_to: Any = None
         self.mark = self.now(0, 0)
 
     def now(self, step: int, epoch: int) -> Any:
@@ -68,13 +81,13 @@ class Saver:
 
     def take_up(self, loop: "Loop") -> bool:
         """Whether something has been saved here before, and the fit been set to it."""
-        from funcnet.checkpoint import NothingSavedError, unknown
+        from funcnet.checkpoint import NothingSavedError
 
         like = {
             "state": loop.state,
             "best": loop.state,
             "stop_state": loop.stop_state,
-            "rest": unknown(at_most=REST_BYTES),
+            "rest": unknown_part(),
         }
         with suppress(NothingSavedError):
             found = self.store.restore(
@@ -85,6 +98,23 @@ class Saver:
             self.mark = self.now(loop.step, loop.epochs)
             return True
         return False
+
+    def go_back(self, loop: "Loop", guard: Guard) -> bool:
+        """Sets a fit's params and all that belongs to them to what was saved last, once."""
+        from funcnet.checkpoint import NothingSavedError
+
+        if self.gone_back_to == (self.saved, loop.epochs):
+            return False
+        like = {"state": loop.state} | dict.fromkeys(("best", "stop_state", "rest"), unknown_part())
+        try:
+            found = self.store.restore(like).tree["state"]
+        except NothingSavedError:
+            return False
+        state = loop.programs.copy()(found)
+        loop.state = state._replace(step=loop.state.step, opt_state=calmed(state.opt_state, guard))
+        self.gone_back_to = self.saved, loop.epochs
+        LOG.warning("step %d: gone back to the params of step %d", loop.step, int(found.step))
+        return True
 
     def steps_left(self, step: int) -> int:
         """The most steps to take before it may be time to save."""

@@ -2,6 +2,7 @@
 
 from funcnet.training.advance import compute, make_advance, make_evaluate, make_once
 from funcnet.training.averaging import averaged, ema, swa
+from funcnet.training.guarding import guard_of, guarded
 from funcnet.training.objective import make_objective, unpack
 from funcnet.training.recipe import objective
 from funcnet.training.scaling import loss_scale, loss_scaling
@@ -12,6 +13,8 @@ __all__ = [
     "averaged",
     "compute",
     "ema",
+    "guard_of",
+    "guarded",
     "init_state",
     "loss_scale",
     "loss_scaling",

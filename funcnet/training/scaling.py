@@ -8,6 +8,7 @@ import numpy as np
 import optax
 
 from funcnet import errors, tree
+from funcnet.training.guarding import guard_of
 from funcnet.types import Params
 
 
@@ -114,9 +115,10 @@ def loss_scale(opt_state: optax.OptState) -> jax.Array | None:
 
 
 def was_skipped(opt_state: optax.OptState) -> jax.Array | bool:
-    """Whether the last update was skipped for its overflow."""
-    found = find(opt_state)
-    return False if found is None else found.skipped
+    """Whether the last update was skipped for its overflow, or left out by a guard."""
+    found, guard = find(opt_state), guard_of(opt_state)
+    skipped = False if found is None else found.skipped
+    return skipped if guard is None else skipped | guard.bad
 
 
 def find(opt_state: optax.OptState) -> LossScale | None:

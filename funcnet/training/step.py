@@ -9,6 +9,7 @@ import optax
 
 from funcnet import errors, tree
 from funcnet.metrics import Metric, weighted, zeros
+from funcnet.training.guarding import Guard, guard_of
 from funcnet.training.scaling import loss_scale
 from funcnet.training.state import NOISE, stream
 from funcnet.types import Batch, ModelState, Objective, Params, PyTree, TrainState
@@ -87,9 +88,40 @@ def make_step(
         else:
             new = updated()
         params, model_state, opt_state = new
-        return TrainState(state.step + 1, params, model_state, opt_state, state.key), at.found
+        after = TrainState(state.step + 1, params, model_state, opt_state, state.key)
+        if (guard := guard_of(opt_state)) is None:
+            return after, at.found
+        return kept_out(metrics, guard, state, after, at.found)
 
     return step
+
+
+def kept_out(
+    metrics: Mapping[str, Metric],
+    guard: Guard,
+    before: TrainState,
+    after: TrainState,
+    found: Accumulators,
+) -> tuple[TrainState, Accumulators]:
+    """What is left of a step if its update was left out: none of it, but that it was taken.
+
+    Once there were too many of them in a row it is not even that. Statistics can overflow where
+    nothing else does; then they alone stay as they were.
+    """
+    earlier = guard_of(before.opt_state)
+    assert earlier is not None  # an optimizer's memory keeps its form
+    statistics = [leaf for leaf in jax.tree.leaves(after.model_state) if tree.is_float(leaf)]
+    lost = jnp.array([guard.bad, *(~jnp.isfinite(leaf).all() for leaf in statistics)])
+    model_state = jax.lax.cond(
+        lost.any(),
+        lambda: before.model_state,
+        lambda: tree.alike(before.model_state, after.model_state),
+    )
+    found = jax.lax.cond(
+        guard.bad, lambda: tree.alike(found, nothing(metrics, found)), lambda: found
+    )
+    step = before.step + jnp.where(earlier.tripped, 0, 1)
+    return after._replace(step=step, model_state=model_state), found
 
 
 def mean(
