@@ -1,5 +1,6 @@
 """Where a fit's batches come from: arrays on the device, arrays on the host, or a stream."""
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sized
 from itertools import chain, islice
 from typing import Any, NamedTuple, Protocol
@@ -121,9 +122,15 @@ class StreamFeed:
     """An iterable of batches, passed through once an epoch, in its own order.
 
     In each of several processes it gives that process's part of each batch.
+
+    Attributes:
+        opening: the first batch.
+        can_be_found: whether its iterators tell their place, and can be set to it, as Grain's do.
+        place: after the last step that was taken, or None at the beginning of an epoch.
     """
 
     check: Callable[[Columns], None]
+    place: Any = None
 
     def __init__(self, batches: Iterable[Any], placement: Placement | None = None) -> None:
         self.where, self.placement = along_batches(placement), placement
@@ -138,18 +145,37 @@ class StreamFeed:
         if first is None:
             raise ValueError(EMPTY)
         self.first: Iterable[Any] | None = chain([first], begun)
-        columns = check_columns("fit", first)
+        self.opening = columns = check_columns("fit", first)
         self.example = rows(columns, slice(0, 1))
         self.batch = of_size(self.example, examples(columns) * self.parts)
+        self.can_be_found = hasattr(begun, "get_state") and hasattr(begun, "set_state")
+        self.places: deque[Any] = deque()
 
     def epoch(self, step: int, last: int | None) -> Iterator[Portion]:
         """Blocks of successive batches of the same shape."""
         batches = self.batches if self.first is None else self.first
         self.first = None  # the pass that `__init__` began, to see an example, serves one epoch
+        if self.can_be_found:
+            batches = self.noted()
         checked = map(self.checked, batches)
         within = checked if last is None else islice(checked, last - step)
         capacity = block_steps(self.batch)
         return ahead(Portion(*each) for each in group(within, capacity, step, self.where))
+
+    def noted(self) -> Iterator[Any]:
+        """The batches from where the last step was, each place noted."""
+        iterator: Any = iter(self.batches)
+        if self.place is not None:
+            iterator.set_state(self.place)
+        self.places.clear()
+        for batch in iterator:
+            self.places.append(iterator.get_state())
+            yield batch
+
+    def taken(self, steps: int) -> None:
+        """Takes note of steps, so that `place` is that after the last of them."""
+        for _ in range(steps if self.can_be_found else 0):
+            self.place = self.places.popleft()
 
     def checked(self, batch: Any) -> Columns:
         """The columns of one batch, once they are known to be well."""

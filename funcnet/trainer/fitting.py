@@ -25,7 +25,7 @@ from funcnet.trainer.checks import (
     labels_of,
     where_not_finite,
 )
-from funcnet.trainer.feeds import Feed, Portion, form_of, make_feed, words_of
+from funcnet.trainer.feeds import Feed, Portion, StreamFeed, form_of, make_feed, words_of
 from funcnet.trainer.programs import Programs, learning_rate
 from funcnet.trainer.result import Result
 from funcnet.trainer.saving import Saver, check_resumable, description_of, policy_of
@@ -111,10 +111,13 @@ class Loop:
         if settings.checkpoint is None:
             return None
         policy = policy_of(settings.checkpoint)
-        check_resumable(self.columns, self.feed)
-        said = description_of(
-            settings, self.key, self.columns, validation, self.stopping, self.feed.example
-        )
+        data: Any = self.columns
+        if isinstance(self.feed, StreamFeed):
+            check_resumable(self.feed, self.together.shared)
+            data = self.feed.opening
+        said = description_of(settings, self.key, data, validation, self.stopping)
+        if isinstance(self.feed, StreamFeed):
+            said["batches"] = self.feed.steps_per_epoch
         return Saver(policy, self.stopping, said, settings.accept_changes, self.together.shared)
 
     def first_state(self) -> TrainState:
@@ -200,7 +203,7 @@ class Loop:
     def train(self, pressed: Pressed) -> tuple[Reason, str]:
         """Epoch after epoch, until there is a reason to stop."""
         per_epoch = self.feed.steps_per_epoch
-        epoch = self.step // per_epoch if per_epoch else 0
+        epoch = self.step // per_epoch if per_epoch else self.epochs
         if (reason := Reason(int(self.stop_state.reason))) != Reason.GOING_ON:
             return reason, self.why_stopped(reason)
         if self.done(epoch) and self.found is None:
@@ -230,6 +233,8 @@ class Loop:
                 )
             epoch += 1
             reason = self.close_epoch(metrics)
+            if isinstance(self.feed, StreamFeed):
+                self.feed.place = None
             self.save_after(over=interrupted or reason != Reason.GOING_ON or self.done(epoch))
             if reason != Reason.GOING_ON:
                 return reason, self.why_stopped(reason)
@@ -263,7 +268,10 @@ class Loop:
 
     def save_after(self, *, over: bool) -> None:
         """Saves after an epoch, if it is time; one that `steps` has cut short was saved before."""
-        if self.saver is not None and self.between and (over or self.saver.due(self)):
+        if self.saver is None or not (over or self.saver.due(self)):
+            return
+        unknown = self.feed.steps_per_epoch is None and self.step != self.settings.steps
+        if self.between or unknown:
             self.saver.save(self, closed=True)
 
     def done(self, epoch: int) -> bool:
@@ -321,6 +329,8 @@ class Loop:
             if (guard := guard_of(self.state.opt_state)) is not None:
                 n = self.look_at(guard)
             steps, self.step = steps - n, self.step + n
+            if isinstance(self.feed, StreamFeed):
+                self.feed.taken(n)
             self.losses.append(losses[:n])
             self.broken = self.broken or not np.isfinite(total)
             self.tell("chunk", {"loss": float(self.losses[-1][-1])})

@@ -1,6 +1,7 @@
 """What a fit saves as it goes, and how another goes on from there."""
 
 import hashlib
+import json
 import logging
 import time
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from funcnet.data.arrays import Columns, Staged, check_columns
 from funcnet.distributed.arrays import gathered, put
 from funcnet.stopping import Stopping
 from funcnet.trainer import evaluation
+from funcnet.trainer.feeds import StreamFeed
 from funcnet.trainer.settings import Settings
 from funcnet.trainer.together import rule_of
 from funcnet.training.guarding import Guard, calmed
@@ -167,6 +169,7 @@ def carried(loop: "Loop") -> PyTree:
             "history": {name: np.stack(values) for name, values in loop.history.items()},
             "losses": np.concatenate([np.zeros(0, np.float32), *loop.losses]),
             "callbacks": named,
+            "place": written(getattr(loop.feed, "place", None)),
         },
     }
 
@@ -189,6 +192,8 @@ def put_back(loop: "Loop", saved: Mapping[str, Any]) -> None:
     loop.losses = [rest["losses"]]
     if found := within(rest, "found"):
         loop.found = filled(loop, found)
+    if isinstance(loop.feed, StreamFeed):
+        loop.feed.place = read(rest["place"])
     for i, callback in enumerate(loop.callbacks):
         if callback.name:
             memory = within(rest, f"callbacks/{callback.name}")
@@ -225,10 +230,9 @@ def filled(loop: "Loop", saved: Mapping[str, Any]) -> PyTree:
 def description_of(
     settings: Settings,
     key: jax.Array,
-    columns: Columns | None,
+    data: Columns,
     validation: Any,
     stopping: Stopping,
-    example: Columns,
 ) -> dict[str, Any]:
     """What a fit that goes on must have in common with the one that was saved."""
     found = {
@@ -236,7 +240,7 @@ def description_of(
         "shuffle": settings.shuffle,
         "key": np.asarray(jax.random.key_data(key)).tolist(),
         "stopping": rule_of(stopping),
-        "data": fingerprint(example if columns is None else columns),
+        "data": fingerprint(data),
         "validation": told(validation),
     }
     if settings.state is not None:
@@ -279,11 +283,24 @@ def plain(leaf: Any) -> np.ndarray:
     return np.asarray(gathered(leaf))
 
 
-def check_resumable(columns: Columns | None, feed: Any) -> None:
+def check_resumable(feed: StreamFeed, shared: bool) -> None:
     """Raises where nobody could find the place in the data again."""
-    if columns is None:
+    if shared or not feed.can_be_found:
+        got = "a stream of several processes" if shared else errors.describe(feed.batches)
         raise TypeError(
-            f"`fit`: checkpoint needs data whose place can be found again, got a stream, "
-            f"{errors.describe(feed.batches)}. Give arrays, which may be memory-mapped "
-            "(`fn.data.staged`)."
+            f"`fit`: checkpoint needs data whose place can be found again, got {got}. Give arrays, "
+            "which may be memory-mapped (`fn.data.staged`), or in one process a dataset of Grain's."
         )
+
+
+def written(place: Any) -> str:
+    """A place in a stream as text."""
+    if isinstance(place, bytes):
+        return f"bytes {place.hex()}"
+    return f"json {json.dumps(place)}"
+
+
+def read(text: str) -> Any:
+    """The place that was written."""
+    kind, _, rest = text.partition(" ")
+    return bytes.fromhex(rest) if kind == "bytes" else json.loads(rest)

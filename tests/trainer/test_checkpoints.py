@@ -176,6 +176,52 @@ def test_a_stream_has_no_place_to_go_on_from(trainer, tmp_path):
     assert fn.checkpoint.steps(tmp_path) == []
 
 
+class Rows:
+    """A source for Grain that keeps a ledger of what was read."""
+
+    def __init__(self, n=40):
+        self.x, self.y = data(n)
+        self.ledger = []
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, i):
+        self.ledger.append(i)
+        return self.x[i], self.y[i]
+
+
+def piped(rows, *, batch_size=4, seed=5, lazily=False):
+    grain = pytest.importorskip("grain", reason="grain is not installed")
+    found = grain.MapDataset.source(rows).shuffle(seed=seed)
+    if lazily:
+        return found.to_iter_dataset().batch(batch_size)
+    return found.batch(batch_size)
+
+
+@pytest.mark.parametrize("lazily", [False, True])
+@pytest.mark.parametrize("cut", [3, 10, 17])
+def test_a_pipeline_of_grain_goes_on_at_its_place(trainer, tmp_path, lazily, cut):
+    settings = {"progress": False, "batch_size": 4}
+
+    def fit(place, **more):
+        more = settings | {"epochs": 3, "checkpoint": place} | more
+        return trainer.fit(piped(Rows(), lazily=lazily), **more)
+
+    whole = fit(None)
+    with pytest.raises(KeyboardInterrupt):
+        fit(fn.checkpoint.every(tmp_path, steps=1, keep=1), callbacks=[stop_at(cut)])
+    assert fn.checkpoint.steps(tmp_path)[-1] in (cut - 1, cut)
+    assert same(fit(tmp_path), whole)
+    for other, words in (
+        (piped(Rows(), lazily=lazily, seed=6), "data: expected"),
+        (piped(Rows(), lazily=lazily, batch_size=5), "data: expected"),
+        (piped(Rows(41), lazily=lazily), "data: expected|batches: expected 11, saved with 10"),
+    ):
+        with pytest.raises(MismatchError, match=words):
+            trainer.fit(other, epochs=3, checkpoint=tmp_path, **settings)
+
+
 # Orbax (0.12, 2026-11-22) leaves futures of a closed event loop behind where it can't write
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_what_can_not_be_saved_ends_the_run_with_all_that_it_has(trainer, whole, tmp_path):
