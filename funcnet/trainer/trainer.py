@@ -14,9 +14,10 @@ from funcnet.data.blocks import Resident
 from funcnet.metrics import Metric
 from funcnet.placement import Placement
 from funcnet.stopping import Stopping
-from funcnet.trainer import evaluation, fitting
+from funcnet.trainer import evaluation, fitting, replaying
 from funcnet.trainer.callbacks import Callback
 from funcnet.trainer.programs import Programs
+from funcnet.trainer.replaying import Verified
 from funcnet.trainer.result import Result
 from funcnet.trainer.settings import Settings
 from funcnet.training.advance import compute
@@ -258,6 +259,42 @@ class Trainer:
             *(checkpoint, tuple(accept_changes)),
         )
         return fitting.fit(self, data, validation, settings)
+
+    def state_at(self, step: int, data: Any, *, checkpoint: Any, **arguments: Any) -> TrainState:
+        """The state that a run had at any of its steps, bit for bit.
+
+        The run is taken up at the last step that was saved before, and repeated from there.
+
+        Args:
+            step: which.
+            data: as of the run.
+            checkpoint: where it was saved; that is left as it is.
+            arguments: the other arguments of its `fit`.
+
+        Raises:
+            ValueError: the run never came to that step.
+        """
+        return replaying.state_at(self, step, data, checkpoint, arguments)
+
+    def verify_resume(
+        self, data: Any, *, checkpoint: Any, steps: int = 1, **arguments: Any
+    ) -> Verified:
+        """Repeats the end of a run that was saved, and compares every bit of its state.
+
+        A run that does not come out again has a callback or an objective that is not pure, or
+        operations whose sums have no fixed order, as some on a GPU.
+
+        Args:
+            data: as of the run.
+            checkpoint: where it was saved; that is left as it is.
+            steps: how many to repeat at least, up to the step that was saved last.
+            arguments: the other arguments of its `fit`.
+
+        Returns:
+            What was found; it is true if every bit came out again, and else tells of each leaf how
+            many of its numbers differ.
+        """
+        return replaying.verify_resume(self, data, checkpoint, steps, arguments)
 
     def evaluate(self, state: TrainState, data: Any, *, batch_size: int = 128) -> Metrics:
         """Loss and metrics over all of `data`, exact to the last example.

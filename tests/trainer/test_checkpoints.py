@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 
+import jax
 import numpy as np
 import optax
 import pytest
@@ -14,9 +15,10 @@ import funcnet as fn
 import funcnet.checkpoint
 from funcnet.checkpoint import MismatchError
 from funcnet.stopping import Reason
-from tests.training.test_laws import data, digest, noisy, trainer_of
+from tests.training.test_laws import CROSS_ENTROPY, data, digest, noisy, trainer_of
 
 STEPS = 7 * 4  # of four epochs of 100 examples in batches of 16
+FLOAT = jax.ShapeDtypeStruct((), "float32")
 SETTINGS = {
     "validation": 0.2,
     "batch_size": 12,
@@ -64,6 +66,39 @@ def test_a_run_cut_at_any_step_goes_on_to_the_same_bits(trainer, whole, tmp_path
     assert int(first.last.step) == cut
     assert fn.checkpoint.steps(tmp_path)[-1] == cut
     assert same(resumed(trainer, tmp_path), whole)
+
+
+def test_any_step_can_be_seen_again_and_the_end_comes_out_again(trainer, whole, tmp_path):
+    stopping = fn.early_stopping("val_loss", patience=2, min_delta=0.01)
+    settings = SETTINGS | {"stopping": stopping, "epochs": 4}
+    place = fn.checkpoint.every(tmp_path, epochs=1, keep=9)
+    resumed(trainer, place)
+    before = sorted(path.name for path in tmp_path.iterdir())
+    for step in (2, 7, 12, 28):
+        alone = trainer.fit(data(100), **SETTINGS | {"steps": step, "stopping": stopping}).last
+        found = trainer.state_at(step, data(100), checkpoint=place, **settings)
+        assert digest(found) == digest(alone)
+    verified = trainer.verify_resume(data(100), checkpoint=tmp_path, steps=8, **settings)
+    assert verified
+    assert repr(verified) == "Verified(steps 14 to 28 came out again, bit for bit)"
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+    with pytest.raises(ValueError, match="`verify_resume`: a step must have been saved in"):
+        trainer.verify_resume(data(100), checkpoint=tmp_path / "nothing", **settings)
+
+
+def test_what_does_not_come_out_again_is_told(tmp_path):
+    scale = [1.0]
+
+    def impure(y_pred, y):
+        return CROSS_ENTROPY(y_pred, y) * jax.pure_callback(lambda: np.float32(scale[0]), FLOAT)
+
+    trainer = fn.Trainer(fn.dense(3), loss=impure, optimizer=optax.sgd(0.1))
+    settings = {"batch_size": 10, "epochs": 3, "progress": False}
+    trainer.fit(data(20), checkpoint=fn.checkpoint.every(tmp_path, keep=9), **settings)
+    scale[0] = 1.5
+    verified = trainer.verify_resume(data(20), checkpoint=tmp_path, **settings)
+    assert not verified
+    assert "steps 4 to 6 came out otherwise: params/bias in 3" in repr(verified)
 
 
 def stop_at(step):
@@ -245,7 +280,7 @@ def test_what_can_not_be_saved_ends_the_run_with_all_that_it_has(trainer, whole,
 
 SCRIPT = """
 import funcnet as fn, os, signal, sys
-from tests.training.test_laws import data, digest, noisy, trainer_of
+from tests.training.test_laws import CROSS_ENTROPY, data, digest, noisy, trainer_of
 
 def ask(event):
     if event.epoch == 2 and os.environ.get("ASK"):
