@@ -196,7 +196,7 @@ class Loop:
             with suppress(StopTraining):  # there is nothing left to stop
                 self.tell("end", {})
                 self.together.meet(lambda: "its end")
-        if reason == Reason.INTERRUPTED and self.saver is not None:
+        if self.saver is not None and (reason == Reason.INTERRUPTED or pressed.is_set()):
             leave(pressed.number)
         return self.result(reason, message)
 

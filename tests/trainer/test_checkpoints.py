@@ -313,3 +313,16 @@ def test_a_signal_ends_the_process_after_a_save(tmp_path):
         assert (ended.returncode, ended.stdout) == (code, ""), ended.stderr
         assert fn.checkpoint.steps(tmp_path / number.name)[-1] >= 14
     assert run(tmp_path / "SIGTERM").stdout == whole.stdout
+
+
+@pytest.mark.parametrize("epoch", [2, 4])
+def test_a_signal_is_heeded_in_the_last_epoch_too(trainer, whole, tmp_path, epoch):
+    def ask(event):
+        if event.epoch == epoch:
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(SystemExit) as ended:
+        resumed(trainer, tmp_path, callbacks=[ask])
+    assert ended.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert same(resumed(trainer, tmp_path), whole)
