@@ -1,6 +1,6 @@
 """Brings about faults, and prints a table of what became of them.
 
-`python -m tests.faults` runs all; `--short` runs few of each kind, in under a minute or two.
+`python -m tests.faults` runs all; `--short` runs few of each kind, in under three minutes.
 """
 
 import argparse
@@ -11,9 +11,10 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
-from tests.faults import damage, kills
+from tests.faults import damage, kills, pipelines, poison, ranks, resumes, runs
 
 
 def damaged(make):
@@ -55,8 +56,17 @@ ROWS = {
     "a file cut, emptied, deleted": (damaged(lambda path, _: damage.losses(path)), 0, 0),
     "a kill at each call of a save": (killed, 1, 40),
     "files made to harm": (hostile, 1000, 100),
+    "a run killed at any time": (partial(runs.signalled, runs.KILLED), 100, 6),
+    "a run told to end at any time": (partial(runs.signalled, runs.ASKED), 50, 3),
+    "one of two processes killed": (ranks.killed, 20, 1),
+    "a run cut at each of 50 steps": (resumes.each_step, 1, 10),
+    "a run cut in each epoch": (resumes.each_epoch, 1, 6),
+    "a run moved to other devices": (resumes.on_devices, 1, 3),
+    "a pipeline of Grain's, cut": (pipelines.cut, 2, 0),
+    "NaN put into a guarded run": (poison.injected, 200, 50),
 }
-"""What is done, and its number in the long and in the short form; of kills, every so manieth."""
+"""What is done, and its number in the long and in the short form; of calls, cuts and
+devices, every so manieth."""
 
 
 def main():
