@@ -186,6 +186,8 @@ class Loop:
             try:
                 self.tell("start", {})
                 reason, message = self.train(pressed)
+                if self.saver is not None:
+                    self.saver.store.wait()  # for what can't be written, while there is a result
                 self.together.meet(lambda: f"its end, {message}")
             except StopTraining as stop:
                 reason, message = Reason.CALLBACK, str(stop) or Reason.CALLBACK.words
