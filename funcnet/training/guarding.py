@@ -43,10 +43,13 @@ def guarded(
 ) -> optax.GradientTransformationExtraArgs:
     """Leaves out each update that is not finite, and stops where there are too many in a row.
 
-    Where the loss, a gradient or its square, or the update itself is NaN or infinite, params, the
-    optimizer's memory and the model's state stay as they were, and the batch counts for no metric.
-    After `patience` such steps in a row a fit stops. A fit with a checkpoint first goes back to
-    what was saved last, once, and on from there with the batches that come next.
+    Where the loss, a gradient or its square is NaN or infinite, params, the optimizer's memory and
+    the model's state stay as they were, and the batch counts for no metric. After `patience` such
+    steps in a row a fit stops. A fit with a checkpoint first goes back to what was saved last,
+    once, and on from there with the batches that come next.
+
+    Where the optimizer makes something that is not finite of numbers that are, the fault is its
+    own: params stay as they were, and the fit stops, or goes back, at once.
 
     Args:
         optimizer: what makes the updates.
@@ -100,14 +103,18 @@ def guarded(
 
         def made() -> tuple[Any, Guard]:
             updates, memory = inner.update(grads, state.inner, params, **extra)
-            none, no = jnp.zeros_like(state.in_a_row), jnp.zeros((), bool)
-            after = Guard(state.skipped, none, state.first, no, no, tree.alike(state.inner, memory))
-            kept: tuple[Any, Guard] = jax.lax.cond(
-                sound(updates),
-                lambda: (tree.alike(grads, updates), after),
-                lambda: left_out(UPDATES),
+            good = sound(updates)
+            nothing = jnp.zeros_like(state.in_a_row)
+            after = Guard(
+                skipped=jnp.where(good, state.skipped, state.skipped + 1),
+                in_a_row=jnp.where(good, nothing, state.in_a_row + 1),
+                first=jnp.where(good, state.first, UPDATES),
+                bad=~good,
+                tripped=~good,
+                inner=tree.alike(state.inner, memory),
             )
-            return kept
+            kept = jax.tree.map(lambda update: jnp.where(good, update, 0), updates)
+            return tree.alike(grads, kept), after
 
         value = extra.get("value", 0.0)
         good = sound(grads) & jnp.isfinite(value) & ~state.tripped
