@@ -101,8 +101,8 @@ for name, result in results.items():
 
 # %% [markdown]
 # After some hundred steps in float64 the params agree to eleven digits: batch norm, dropout, the
-# order of the examples and the metrics are those of one device. (In float32 the same sums in another
-# order are apart by 1e-7 in the first step, and training amplifies that as it does any rounding.)
+# order of the examples and the metrics are those of one device. (In float32 sums in another order
+# are apart by 1e-7 in the first step, and training amplifies that as it does any rounding.)
 #
 # ## What lives where
 #
@@ -177,4 +177,4 @@ members
 # ## Further
 #
 # `docs/devices.md` goes on from here: several GPUs, several processes, a cluster, a TPU pod.
-# `docs/planning.md` compiles a training for a TPU that one does not have, and tells whether it fits.
+# `docs/planning.md` compiles a training for a TPU that one does not have, and says if it fits.

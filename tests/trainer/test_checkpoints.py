@@ -282,7 +282,9 @@ def test_what_can_not_be_saved_ends_the_run_with_all_that_it_has(trainer, whole,
 
 SCRIPT = """
 import funcnet as fn, os, signal, sys
-from tests.training.test_laws import CROSS_ENTROPY, data, digest, noisy, trainer_of
+from tests.training.test_laws import data, digest, noisy, trainer_of
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what the background begins ignores it
 
 def ask(event):
     if event.epoch == 2 and os.environ.get("ASK"):
