@@ -7,7 +7,7 @@ disk is printed beside it, with a twin of ours that shows the noise. What ours d
 its thread: a SHA-256 of every file, and files brought to the disk. The claim is a ratio of at most
 1.5.
 
-Then the price of `fn.guarded`: two MLPs trained by `fit` with it and without, at most 1.15.
+Then the price of `fn.guarded`: three networks trained by `fit` with it and without, at most 1.15.
 """
 
 import argparse
@@ -29,6 +29,8 @@ import optax
 
 import funcnet as fn
 from benchmarks.timing import best, interleaved, spread, tolerance
+from benchmarks.training import model
+from benchmarks.workloads import RATE, workload
 from funcnet.checkpoint import Store
 
 WITHIN = 0.5
@@ -111,20 +113,22 @@ def measure(name: str, leaves: int, rounds: int) -> bool:
     return good
 
 
-def guard(hidden: int, batch_size: int, rounds: int) -> bool:
-    """Prints what `fn.guarded` adds to a step of a 784-hidden-10 network, and whether it may."""
-    drawn = np.random.default_rng(0)
-    data = drawn.normal(size=(8000, 784)).astype(np.float32), drawn.integers(0, 10, 8000)
+def guard(name: str, rounds: int) -> bool:
+    """Prints what `fn.guarded` adds to a step of a workload, and whether it may."""
+    work = workload(name)
 
     def fit(optimizer: optax.GradientTransformation) -> Callable[[], Any]:
         trainer = fn.Trainer(
-            fn.sequential(fn.dense(hidden), jax.nn.relu, fn.dense(10)),
+            model(work),
             loss=optax.losses.softmax_cross_entropy_with_integer_labels,
             optimizer=optimizer,
         )
-        return partial(trainer.fit, data, epochs=4, batch_size=batch_size, progress=False)
+        return partial(
+            *(trainer.fit, (work.x, work.y)),
+            **{"epochs": work.epochs, "batch_size": work.batch_size, "progress": False},
+        )
 
-    plain, kept = optax.adam(1e-3), fn.guarded(optax.adam(1e-3))
+    plain, kept = optax.adam(RATE), fn.guarded(optax.adam(RATE))
     contenders = {"plain": fit(plain), "twin": fit(plain), "guarded": fit(kept)}
     for run in contenders.values():
         run()
@@ -132,9 +136,9 @@ def guard(hidden: int, batch_size: int, rounds: int) -> bool:
     ratio = best(times["guarded"]) / best(times["plain"])
     low, high = spread(times["plain"], times["twin"])
     good = ratio <= 1 + tolerance(low, high, GUARD)
-    step = best(times["plain"]) / (4 * -(-8000 // batch_size))
+    step = best(times["plain"]) / (work.epochs * work.steps)
     print(
-        f"784-{hidden}-10, batch {batch_size}: a step of {1e6 * step:.0f} us, {ratio:.2f} of that "
+        f"{work.words}: a step of {1e6 * step:.0f} us, {ratio:.2f} of that "
         f"when guarded (A/A {low:.2f}-{high:.2f}): {'ok' if good else 'NOT within 1.15'}"
     )
     return good
@@ -145,7 +149,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=15)
     options = parser.parse_args()
     good = [measure(name, leaves, options.rounds) for name, leaves in LEAVES.items()]
-    good += [guard(256, batch_size, options.rounds) for batch_size in (32, 128)]
+    good += [guard(name, options.rounds) for name in ("mlp32", "mlp128", "convnet")]
     names = "jax", "orbax-checkpoint", "tensorstore"
     print(", ".join(f"{name} {version(name)}" for name in names), end="; ")
     print(f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}")

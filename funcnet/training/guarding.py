@@ -90,7 +90,6 @@ def guarded(
     ) -> tuple[Any, Guard]:
         def left_out(first: Any) -> tuple[Any, Guard]:
             row = state.in_a_row + 1
-            nothing = jax.tree.map(jnp.zeros_like, grads)
             after = Guard(
                 skipped=jnp.where(state.tripped, state.skipped, state.skipped + 1),
                 in_a_row=jnp.where(state.tripped, state.in_a_row, row),
@@ -99,7 +98,7 @@ def guarded(
                 tripped=state.tripped | (row >= patience),
                 inner=state.inner,
             )
-            return nothing, after
+            return grads, after
 
         def made() -> tuple[Any, Guard]:
             updates, memory = inner.update(grads, state.inner, params, **extra)
@@ -113,25 +112,34 @@ def guarded(
                 tripped=~good,
                 inner=tree.alike(state.inner, memory),
             )
-            kept = jax.tree.map(lambda update: jnp.where(good, update, 0), updates)
-            return tree.alike(grads, kept), after
+            return tree.alike(grads, updates), after
 
         value = extra.get("value", 0.0)
         good = sound(grads) & jnp.isfinite(value) & ~state.tripped
-        result: tuple[Any, Guard] = jax.lax.cond(good, made, lambda: left_out(first_bad(grads)))
-        return result
+        updates, after = jax.lax.cond(good, made, lambda: left_out(first_bad(grads)))
+        return jax.tree.map(lambda update: jnp.where(after.bad, 0, update), updates), after
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
 def sound(leaves: PyTree) -> jax.Array:
-    """Whether all numbers are finite, and the sum of their squares is: one pass over them."""
-    squares = [
-        jnp.vdot(wide, wide).real
-        for wide in map(tree.widen, jax.tree.leaves(leaves))
-        if jnp.issubdtype(wide.dtype, jnp.inexact)
-    ]
-    return jnp.isfinite(sum(squares, jnp.zeros(())))
+    """Whether all numbers are finite, and so far below the largest that their squares are too.
+
+    They are summed, since a product with a vector takes the least time of all passes over an
+    array; what is too large overflows by the size of the vector's elements.
+    """
+    wide = map(tree.widen, jax.tree.leaves(leaves))
+    sums = [total(leaf) for leaf in wide if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    return jnp.isfinite(jnp.array(sums)).all()
+
+
+def total(leaf: jax.Array) -> jax.Array:
+    """The sum of an array's elements, each times a number that makes of large ones infinity."""
+    if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+        return total(leaf.real) + total(leaf.imag)
+    large = jnp.sqrt(jnp.finfo(leaf.dtype).max) * 4  # whatever it is added to
+    row = leaf.shape[-1] if leaf.size and leaf.ndim else 1
+    return (leaf.reshape(-1, row) @ jnp.full(row, large, leaf.dtype)).sum()
 
 
 def first_bad(grads: PyTree) -> jax.Array:
