@@ -1,5 +1,6 @@
-"""Names of the values that flow between the parts of funcnet; no behaviour lives here."""
+"""Names of the values that flow between the parts of funcnet, and how they show themselves."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
@@ -20,6 +21,45 @@ Loss: TypeAlias = Callable[[Any, Any], jax.Array]
 
 Metrics: TypeAlias = dict[str, Any]
 """Reported values by name, such as `{"loss": 0.3, "accuracy": 0.9}`."""
+
+
+def maker(function: Any) -> str:
+    """The name of the function that made another, such as `dense`; its own where none did.
+
+    Example:
+        >>> def dense(features):
+        ...     return lambda x: features * x
+        >>> maker(dense(3)), maker(dense)
+        ('dense', 'dense')
+    """
+    name = str(getattr(function, "__qualname__", type(function).__name__))
+    outer = name.rpartition(".<locals>.")[0]
+    return (outer or name).rpartition(".")[2]
+
+
+def sizes(tree: PyTree) -> str:
+    """How much is in a tree, in few words.
+
+    Example:
+        >>> import numpy as np
+        >>> sizes({"kernel": np.zeros((200, 10)), "bias": np.zeros(10)}), sizes({})
+        ('2,010 in 2 arrays', 'none')
+    """
+    leaves = jax.tree.leaves(tree)
+    if not leaves:
+        return "none"
+    if not all(hasattr(leaf, "shape") for leaf in leaves):
+        return f"{len(leaves)} leaves"
+    numbers = sum(math.prod(leaf.shape) for leaf in leaves)
+    return f"{numbers:,} in {len(leaves)} array{'s' * (len(leaves) > 1)}"
+
+
+def count(step: Any) -> str:
+    """A number of steps, or the dtype and shape of what can't be read: traced, several, gone."""
+    try:
+        return f"{int(step):,}" if getattr(step, "shape", ()) == () else f"{step.dtype}{step.shape}"
+    except (TypeError, RuntimeError):
+        return f"{step.dtype}[]" if hasattr(step, "dtype") else str(step)
 
 
 class Init(Protocol):
@@ -64,6 +104,9 @@ class Model(NamedTuple):
     init: Init
     apply: Apply
 
+    def __repr__(self) -> str:
+        return f"Model({maker(self.init)})"
+
 
 class TrainState(NamedTuple):
     """All that one step of training carries to the next.
@@ -81,6 +124,11 @@ class TrainState(NamedTuple):
     model_state: ModelState
     opt_state: optax.OptState
     key: jax.Array
+
+    def __repr__(self) -> str:
+        names = "params", "model_state", "opt_state"
+        words = ", ".join(f"{name}={sizes(getattr(self, name))}" for name in names)
+        return f"TrainState(step={count(self.step)}, {words})"
 
 
 class Objective(Protocol):

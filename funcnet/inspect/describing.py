@@ -9,16 +9,16 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from funcnet import errors, tree
-from funcnet.inspect.plots import new_figure
-from funcnet.inspect.summaries import aligned, human, table_row
+from funcnet.inspect.style import new_figure
 from funcnet.placement import Placement, spec_words
+from funcnet.tables import Rows, as_html, human, in_columns, shortened
 from funcnet.types import PyTree, TrainState
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLUMNS = ("array", "whole", "divided as", "on a device", "bytes there")
+COLUMNS, SIDES = ("array", "whole", "divided as", "on a device", "bytes there"), "<<<<>"
 
 DRAWN = 12
 """The most arrays in a picture, the largest ones."""
@@ -74,16 +74,14 @@ class Description:
         return sum(sizes)
 
     def __repr__(self) -> str:
-        body = [cells(part) for part in self.parts]
-        widths = [max(map(len, column)) for column in zip(COLUMNS, *body, strict=True)]
-        rule = "  ".join("-" * width for width in widths)
-        lines = [aligned(COLUMNS, widths, 4), rule, *(aligned(row, widths, 4) for row in body)]
-        return "\n".join([*lines, rule, self.total()])
+        return "\n".join([*in_columns(self.table(), SIDES), self.total()])
 
     def _repr_html_(self) -> str:
-        body = [table_row(cells(part), "td", 4) for part in self.parts]
-        head = table_row(COLUMNS, "th", 4)
-        return "\n".join(["<table>", head, *body, "</table>", f"<p>{self.total()}</p>"])
+        return f"{as_html(self.table(), SIDES)}\n<p>{self.total()}</p>"
+
+    def table(self) -> Rows:
+        """A line for each array, below the head."""
+        return [COLUMNS, None, *map(cells, self.parts), None]
 
     def plot(self) -> "Figure":
         """The picture that `fn.plot` draws."""
@@ -190,7 +188,9 @@ def draw(axes: "Axes", part: Part) -> None:
         axes.text(*centre, words, ha="center", va="center", fontsize=max(size, 4))
     axes.set(xlim=(0, 1), ylim=(1, 0), xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
-    axes.set_title(f"{part.path}\n{list(part.shape)}", fontsize=8, loc="left")
+    axes.set_title(
+        f"{shortened(part.path, 46)}\n{list(part.shape)}", fontsize=8, loc="left", parse_math=False
+    )
 
 
 def box(index: tuple[slice, ...], shape: tuple[int, ...]) -> tuple[float, ...]:

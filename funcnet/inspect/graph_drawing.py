@@ -1,8 +1,8 @@
-"""Computation graphs in the language of Graphviz, and as SVG."""
+"""Computation graphs in the language of Graphviz, as SVG, and where their nodes stand."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
-from typing import Any
+from typing import Any, NamedTuple
 
 from funcnet import errors
 from funcnet.inspect.layout import Place, layout
@@ -105,25 +105,92 @@ def tooltip(node: Any) -> str:
     return "\n".join(lines)
 
 
-def svg(nodes: Sequence[Any], edges: Sequence[Any]) -> str:
-    """The graph as a picture."""
+class Spot(NamedTuple):
+    """A point of the picture, in pixels from its left upper corner."""
+
+    x: float
+    y: float
+
+
+class Drawing(NamedTuple):
+    """Where everything stands, in pixels.
+
+    Attributes:
+        width, height: of the picture.
+        boxes: the middle of each node.
+        widths: of the nodes.
+        ways: the middles that each edge passes, those of its two nodes among them.
+        key: the words of the legend, and where each begins.
+    """
+
+    width: float
+    height: float
+    boxes: Mapping[str, Spot]
+    widths: Mapping[str, float]
+    ways: Mapping[tuple[str, str], Sequence[Spot]]
+    key: Sequence[tuple[str, float]]
+
+
+def drawing(nodes: Sequence[Any], edges: Sequence[Any]) -> Drawing:
+    """Where everything stands."""
     widths = {n.name: CHARACTER * max(5, *map(len, captions(n))) + 16 for n in nodes}
-    pairs = list(dict.fromkeys((edge.source, edge.target) for edge in edges))
-    places, ways = layout(widths, pairs)
+    places, ways = layout(widths, list(dict.fromkeys((e.source, e.target) for e in edges)))
     sides = [(p.x - widths[n] / 2, p.x + widths[n] / 2) for n, p in places.items()]
     sides += [(p.x - 6, p.x + 6) for way in ways.values() for p in way]
     shift = 14 - min((left for left, _ in sides), default=0.0)
     right = max((right for _, right in sides), default=0.0) + shift
-    kinds = [kind for kind in COLOURS if any(node.kind == kind for node in nodes)]
-    backward = any(node.backward for node in nodes)
-    key, key_width = legend(kinds, backward)
-    width = max(right + 14, key_width)
+
+    def spot(place: Place) -> Spot:
+        return Spot(place.x + shift, 44 + ROW * place.layer + HIGH / 2)
+
+    key, key_width = legend(nodes)
     height = 44 + ROW * (1 + max((place.layer for place in places.values()), default=0))
-    arrays: dict[tuple[str, str], list[str]] = {pair: [] for pair in pairs}
+    return Drawing(
+        max(right + 14, key_width),
+        height,
+        {name: spot(place) for name, place in places.items()},
+        widths,
+        {pair: [spot(place) for place in way] for pair, way in ways.items()},
+        key,
+    )
+
+
+def legend(nodes: Sequence[Any]) -> tuple[list[tuple[str, float]], float]:
+    """The kinds that occur, with where each begins in a row, and the width of that."""
+    kinds = [kind for kind in COLOURS if any(node.kind == kind for node in nodes)]
+    backward = ["backward"] if any(node.backward for node in nodes) else []
+    key, x = [], 14.0
+    for words in [*kinds, *backward]:
+        key.append((words, x))
+        x += 17 + CHARACTER * len(words) + 14
+    return key, x
+
+
+def curve(way: Sequence[Spot]) -> list[tuple[Spot, Spot, Spot]]:
+    """The Bezier curves of an edge, from the foot of one node to the head of the other.
+
+    Each is its two control points and its end; it begins where the one before ends.
+    """
+    (x, y), last = way[0], way[-1]
+    y += HIGH / 2
+    curves = []
+    for px, py in [*way[1:-1], (last.x, last.y - HIGH / 2 - 1)]:
+        half = (y + py) / 2
+        curves.append((Spot(x, half), Spot(px, half), Spot(px, py)))
+        x, y = px, py
+    return curves
+
+
+def svg(nodes: Sequence[Any], edges: Sequence[Any]) -> str:
+    """The graph as a picture."""
+    made = drawing(nodes, edges)
+    width, height = made.width, made.height
+    arrays: dict[tuple[str, str], list[str]] = {pair: [] for pair in made.ways}
     for edge in edges:
         arrays[edge.source, edge.target].append(errors.describe(edge.array))
-    body = [line(way, shift, ", ".join(arrays[pair])) for pair, way in ways.items()]
-    body += [box(node, places[node.name], widths[node.name], shift) for node in nodes]
+    key = [key_box(words, x) for words, x in made.key]
+    body = [line(way, ", ".join(arrays[pair])) for pair, way in made.ways.items()]
+    body += [box(node, made.boxes[node.name], made.widths[node.name]) for node in nodes]
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
@@ -138,29 +205,20 @@ def svg(nodes: Sequence[Any], edges: Sequence[Any]) -> str:
     )
 
 
-def legend(kinds: Sequence[str], backward: bool) -> tuple[list[str], float]:
-    """A row of boxes, one for each kind that occurs, and its width."""
-    lines, x = [], 14.0
-    for words in [*kinds, *(["backward"] if backward else [])]:
-        fill = COLOURS.get(words, "white")
-        dashes = ' stroke-dasharray="3 2"' if words == "backward" else ""
-        lines.append(
-            f'<rect x="{x:.0f}" y="10" width="12" height="12" rx="3" fill="{fill}" '
-            f'stroke="#7a7a7a"{dashes}/>'
-            f'<text class="legend" x="{x + 17:.0f}" y="20">{words}</text>'
-        )
-        x += 17 + CHARACTER * len(words) + 14
-    return lines, x
+def key_box(words: str, x: float) -> str:
+    """A part of the legend."""
+    fill = COLOURS.get(words, "white")
+    dashes = ' stroke-dasharray="3 2"' if words == "backward" else ""
+    return (
+        f'<rect x="{x:.0f}" y="10" width="12" height="12" rx="3" fill="{fill}" '
+        f'stroke="#7a7a7a"{dashes}/>'
+        f'<text class="legend" x="{x + 17:.0f}" y="20">{words}</text>'
+    )
 
 
-def middle(place: Place) -> float:
-    """The height of a layer's middle."""
-    return 44 + ROW * place.layer + HIGH / 2
-
-
-def box(node: Any, place: Place, width: float, shift: float) -> str:
+def box(node: Any, spot: Spot, width: float) -> str:
     """A node."""
-    x, y = place.x + shift, middle(place)
+    x, y = spot
     above, below = captions(node)
     style = "node back" if node.backward else "node"
     corner = HIGH / 2 if node.kind in ROUND else 5
@@ -173,15 +231,10 @@ def box(node: Any, place: Place, width: float, shift: float) -> str:
     )
 
 
-def line(way: Sequence[Place], shift: float, words: str) -> str:
-    """An edge: a smooth curve from the foot of one node to the head of the other."""
-    points = [(place.x + shift, middle(place)) for place in way]
-    (x, y), last = points[0], points[-1]
-    y += HIGH / 2
-    path = f"M{x:.1f},{y:.1f}"
-    for px, py in [*points[1:-1], (last[0], last[1] - HIGH / 2 - 1)]:
-        half = (y + py) / 2
-        path += f" C{x:.1f},{half:.1f} {px:.1f},{half:.1f} {px:.1f},{py:.1f}"
-        x, y = px, py
+def line(way: Sequence[Spot], words: str) -> str:
+    """An edge."""
+    path = f"M{way[0].x:.1f},{way[0].y + HIGH / 2:.1f}"
+    for each in curve(way):
+        path += " C" + " ".join(f"{x:.1f},{y:.1f}" for x, y in each)
     title = f"<title>{escape(words)}</title>"
     return f'<path class="edge" d="{path}" marker-end="url(#tip)">{title}</path>'

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 
@@ -16,7 +16,10 @@ from funcnet.inspect import graph_drawing
 from funcnet.inspect.flops import flops
 from funcnet.inspect.grouping import between, grouped, used_outside
 from funcnet.inspect.operations import Item, Value, bodies, flatten, kind_of, live
-from funcnet.inspect.summaries import human
+from funcnet.tables import human, in_columns
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Node(NamedTuple):
@@ -130,14 +133,7 @@ class Graph:
         head = ("node", "operation", "of", "gives", "FLOPs", "bytes")
         body = [row(node) for node in self.nodes]
         total = ("total", "", "", "", f"{self.flops:,}", human(self.bytes))
-        widths = [max(map(len, column)) for column in zip(head, *body, total, strict=True)]
-        rule = tuple("-" * width for width in widths)
-        lines = [
-            "  ".join(
-                f"{w:{s}{n}}" for w, n, s in zip(each, widths, "<<<<>>", strict=True)
-            ).rstrip()
-            for each in (head, rule, *body, rule, total)
-        ]
+        lines = in_columns([head, None, *body, None, total], "<<<<>>")
         return "\n".join(lines + ([f"unused: {', '.join(self.unused)}"] if self.unused else []))
 
     def dot(self) -> str:
@@ -147,6 +143,12 @@ class Graph:
     def svg(self) -> str:
         """The graph as a picture, with a legend, and tooltips on nodes and edges."""
         return graph_drawing.svg(self.nodes, self.edges)
+
+    def plot(self) -> "Figure":
+        """The same as a figure of matplotlib, without tooltips: what `fn.plot` draws."""
+        from funcnet.inspect.graph_figure import draw_graph
+
+        return draw_graph(self.nodes, self.edges)
 
     def _repr_svg_(self) -> str:
         return self.svg()
@@ -168,7 +170,8 @@ def graph(f: Callable[..., Any], *args: Any, depth: int = 0, fold: bool = True) 
         fold: whether layers and fused elementwise operations are one node each.
 
     Returns:
-        The graph: `print` it, show it in a notebook, or take its `svg()` or `dot()`. FLOPs follow
+        The graph: `print` it, show it in a notebook, draw it with `fn.plot`, or take its `svg()`
+        or `dot()`. FLOPs follow
         the rule of `funcnet.inspect.flops.flops`; bytes are of the arrays that a node reads and
         writes.
 

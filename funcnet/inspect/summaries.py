@@ -1,6 +1,5 @@
 """`summary`: the layers of a model in a table, read off its jaxpr; nothing is computed."""
 
-import html
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,9 +11,10 @@ import jax
 from funcnet import errors, tree
 from funcnet.inspect.flops import Operation, count, operations
 from funcnet.nn.model import kind
+from funcnet.tables import Rows, as_html, human, in_columns
 from funcnet.types import Model, ModelState, Params
 
-COLUMNS = ("layer", "kind", "output", "params", "bytes", "FLOPs")
+COLUMNS, SIDES = ("layer", "kind", "output", "params", "bytes", "FLOPs"), "<<<>>>"
 
 
 class Row(NamedTuple):
@@ -53,19 +53,16 @@ class Summary:
     state_bytes: int
 
     def __repr__(self) -> str:
-        body = [cells(row) for row in self.rows]
-        total = cells(self.total._replace(path="total"))
-        widths = [max(map(len, column)) for column in zip(COLUMNS, *body, total, strict=True)]
-        rule = "  ".join("-" * width for width in widths)
-        lines = [aligned(COLUMNS, widths), rule, *(aligned(row, widths) for row in body)]
-        return "\n".join([*lines, rule, aligned(total, widths), *self.notes()])
+        return "\n".join([*in_columns(self.table(), SIDES), *self.notes()])
 
     def _repr_html_(self) -> str:
-        head = table_row(COLUMNS, "th")
-        body = [table_row(cells(row), "td") for row in self.rows]
-        total = table_row(cells(self.total._replace(path="total")), "th")
         notes = [f"<p>{note}</p>" for note in self.notes()]
-        return "\n".join(["<table>", head, *body, total, "</table>", *notes])
+        return "\n".join([as_html(self.table(), SIDES, total=True), *notes])
+
+    def table(self) -> Rows:
+        """The rows in words, between their head and their total."""
+        total = cells(self.total._replace(path="total"))
+        return [COLUMNS, None, *map(cells, self.rows), None, total]
 
     def notes(self) -> list[str]:
         """What stands below the table."""
@@ -197,41 +194,11 @@ def cells(row: Row) -> tuple[str, ...]:
     return (*words, f"{row.params:,}", human(row.bytes), f"{row.flops:,}")
 
 
-def aligned(row: Iterable[str], widths: list[int], left: int = 3) -> str:
-    """A line of the table: words to the left, numbers to the right."""
-    words = zip(row, widths, "<" * left + ">" * (len(widths) - left), strict=True)
-    return "  ".join(f"{word:{side}{width}}" for word, width, side in words)
-
-
-def table_row(row: Iterable[str], tag: str, left: int = 3) -> str:
-    """The same in HTML."""
-    words = [
-        f"<{tag} style='text-align: {'left' if i < left else 'right'}'>{html.escape(word)}</{tag}>"
-        for i, word in enumerate(row)
-    ]
-    return f"<tr>{''.join(words)}</tr>"
-
-
-def human(number: int) -> str:
-    """A number of bytes in the unit that suits it, of 1,000 of the one before.
-
-    Example:
-        >>> human(999), human(1_300), human(2_000_000)
-        ('999 B', '1.3 kB', '2.0 MB')
-    """
-    if number < 1000:
-        return f"{number} B"
-    for power, unit in enumerate(("kB", "MB", "GB"), start=1):
-        if number < 999.95 * 1000**power:
-            return f"{number / 1000**power:.1f} {unit}"
-    return f"{number / 1000**4:,.1f} TB"
-
-
-def check_model(model: Any) -> None:
+def check_model(model: Any, function: str = "summary") -> None:
     """Raises unless `model` is one."""
     if not isinstance(model, Model):
         raise TypeError(
-            f"`summary`: model must be a funcnet model, got {model!r}. "
+            f"`{function}`: model must be a funcnet model, got {model!r}. "
             "Make one of it with `fn.as_model(...)` or `fn.sequential(...)`."
         )
 

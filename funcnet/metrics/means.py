@@ -44,12 +44,16 @@ def mean(f: Callable[[Any, Any], Any]) -> Metric:
 def mean_of(function: str, values: Callable[[Any, Any], jax.Array]) -> Metric:
     """The mean of `values(y_pred, y)` `(B, ...)`, whose errors name `function`."""
 
+    def init() -> Accumulator:
+        return weighted(0.0, 0)
+
     def contribution(y_pred: Any, y: Any, weight: Any) -> Accumulator:
         each = values(y_pred, y)
         weight = example_weight(function, weight, each)
         return tally(jnp.mean(widened(each), axis=tuple(range(1, each.ndim))), weight)
 
-    return make_metric(lambda: weighted(0.0, 0), contribution, average)
+    init.__qualname__ = f"{function}.<locals>.init"
+    return make_metric(init, contribution, average)
 
 
 def check_values(values: jax.Array, y_pred: Any, y: Any) -> None:

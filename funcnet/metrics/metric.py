@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from funcnet.types import PyTree
+from funcnet.types import PyTree, maker
 
 Accumulator: TypeAlias = PyTree
 """Sums over examples: int32 where they count, else floats of 32 bits or more."""
@@ -52,6 +52,9 @@ class Metric(NamedTuple):
     update: Update
     compute: Callable[[Accumulator], Any]
     merge: Merge
+
+    def __repr__(self) -> str:
+        return f"Metric({maker(self.init)})"
 
 
 def zeros(metric: Metric, contribution: Accumulator) -> Accumulator:

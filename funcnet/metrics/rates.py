@@ -198,6 +198,7 @@ def rate(
         value = AVERAGES[average](parts, Counts(*map(real, counts)), occurs)
         return jnp.where(occurs.any(), value, jnp.nan)
 
+    init.__qualname__ = f"{function}.<locals>.init"
     return make_metric(init, contribution, compute)
 
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from funcnet import errors
-from funcnet.inspect.summaries import human
 from funcnet.placement import Placement
 from funcnet.planning.peaks import Peaks
 from funcnet.planning.traffic import Collective
+from funcnet.tables import human
 
 BOUNDS = ("compute", "memory", "network")
 
@@ -330,3 +330,4 @@ COLUMNS = (
     *("topology", "devices", "batch", "fits", "memory", "FLOPs", "moved", "sent"),
     *("at best", "bound", "a second"),
 )
+SIDES = "<" + ">" * (len(COLUMNS) - 1)

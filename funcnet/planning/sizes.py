@@ -6,20 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
-from funcnet.inspect.plots import new_figure
-from funcnet.inspect.summaries import aligned
+from funcnet.inspect.style import GREY, TRAIN, VALIDATION, new_figure
 from funcnet.planning.making import Where, batch_of, plan
 from funcnet.planning.peaks import Peaks
-from funcnet.planning.report import COLUMNS, Plan, row
+from funcnet.planning.report import COLUMNS, SIDES, Plan, row
 from funcnet.planning.topologies import devices_of
+from funcnet.tables import in_columns
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from funcnet.trainer import Trainer
-
-BLUE, VERMILION, GREY = "#0072B2", "#D55E00", "#666666"
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -116,10 +114,7 @@ def plan_scaling(
 
 def table(plans: Sequence[Plan]) -> str:
     """A line for each plan, in columns."""
-    body = [row(each) for each in plans]
-    widths = [max(map(len, column)) for column in zip(COLUMNS, *body, strict=True)]
-    rule = "  ".join("-" * width for width in widths)
-    return "\n".join([aligned(COLUMNS, widths, 1), rule, *(aligned(r, widths, 1) for r in body)])
+    return "\n".join(in_columns([COLUMNS, None, *map(row, plans)], SIDES))
 
 
 def draw(
@@ -142,7 +137,7 @@ def draw(
         devices, heights = [each.devices for each, _ in known], [value for _, value in known]
         perfect = [heights[0] * (count / devices[0]) ** power for count in devices]
         axes.plot(devices, perfect, color=GREY, linestyle=":", linewidth=1, label="perfect")
-        axes.plot(devices, heights, color=BLUE, marker="o", markersize=5, label="at best")
+        axes.plot(devices, heights, color=TRAIN, marker="o", markersize=5, label="at best")
     for each, value in known:
         axes.annotate(
             each.bound or "", (each.devices, value), xytext=(4, 5),
@@ -151,7 +146,7 @@ def draw(
     short = [each.devices for each in plans if each.fits is False]
     if short:
         height = known[0][1] if known else 1.0
-        axes.plot(short, [height] * len(short), "x", color=VERMILION, label="does not fit")
+        axes.plot(short, [height] * len(short), "x", color=VALIDATION, label="does not fit")
     axes.set_xticks([each.devices for each in plans], [str(each.devices) for each in plans])
     axes.minorticks_off()
     if known or short:

@@ -1,13 +1,22 @@
 """Pictures of a cross-validation, of bias and variance, and of a learning curve."""
 
 import math
-import textwrap
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from funcnet.inspect.plots import new_figure
+from funcnet.inspect.style import (
+    GREY,
+    TRAIN,
+    VALIDATION,
+    caption,
+    frame,
+    grid,
+    label_ends,
+    new_figure,
+    scale,
+    title,
+)
 from funcnet.studies.reports import plus_minus
 
 if TYPE_CHECKING:
@@ -17,9 +26,6 @@ if TYPE_CHECKING:
     from funcnet.studies.bias import BiasVariance
     from funcnet.studies.curves import LearningCurve
     from funcnet.studies.validation import CrossValidation
-
-TRAIN, VALIDATION, GREY = "#0072B2", "#D55E00", "#666666"
-"""Blue and vermilion of Okabe and Ito, told apart with every kind of colour vision."""
 
 PARTS = {
     "bias_squared": ("bias²", TRAIN),
@@ -121,29 +127,15 @@ def panels_of(
 ) -> tuple["Figure", list[tuple["Axes", list[tuple[str, str, str]]]]]:
     """A figure with a panel for each metric, and the names, labels and colours drawn in each."""
     titles = list(dict.fromkeys(name.removeprefix("val_") for name in scalars))
-    columns = math.ceil(len(titles) / math.ceil(len(titles) / per_row))
-    rows = math.ceil(len(titles) / columns)
+    rows, columns = grid(len(titles), most=per_row)
     figure = new_figure("plot", max(4.2 * columns, 5.0), 2.9 * rows + 0.5)
     panels = []
-    for i, title in enumerate(titles):
+    for i, name in enumerate(titles):
         axes = figure.add_subplot(rows, columns, i + 1)
-        axes.set_title(title, loc="left", fontsize=11, fontweight="bold", pad=10)
-        twins = (title, "train", TRAIN), (f"val_{title}", "validation", VALIDATION)
+        title(axes, name, pad=10)
+        twins = (name, "train", TRAIN), (f"val_{name}", "validation", VALIDATION)
         panels.append((axes, [twin for twin in twins if twin[0] in scalars]))
     return figure, panels
-
-
-def frame(axes: "Axes", below: str) -> None:
-    """Leaves of the frame what is read: two axes, faint lines across."""
-    from matplotlib.ticker import StrMethodFormatter
-
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color("#BBBBBB")
-    axes.tick_params(color="#BBBBBB", labelcolor=GREY, labelsize=9)
-    axes.grid(axis="y", color="#EEEEEE")
-    axes.set_axisbelow(True)
-    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:.6g}"))
-    axes.set_xlabel(below, color=GREY)
 
 
 def horizontal(axes: "Axes", sizes: list[Any]) -> np.ndarray:
@@ -161,45 +153,3 @@ def horizontal(axes: "Axes", sizes: list[Any]) -> np.ndarray:
 def few(items: Any, most: int = 12) -> Any:
     """The items, or every second, third, ... of them: `most` of them at the most."""
     return items[:: math.ceil(len(items) / most)]
-
-
-def scale(axes: "Axes", lines: Iterable[np.ndarray]) -> None:
-    """Makes the axis logarithmic where values above 0 span more than a factor of 1,000."""
-    values = np.concatenate(list(lines))
-    above = values[np.isfinite(values) & (values > 0)]
-    if len(above) and above.max() > 1000 * above.min():
-        axes.set_yscale("log")
-
-
-def label_ends(axes: "Axes", ends: list[tuple[Any, str, str]], gap: float) -> None:
-    """Writes each label to the right of its value, `gap` of the height apart at least."""
-    axes.set_ylim(axes.get_ylim())
-    labels = sorted((height(axes, value), label, color) for value, label, color in ends if label)
-    heights = spread(np.array([place for place, *_ in labels]), gap)
-    for place, (_, label, color) in zip(heights, labels, strict=True):
-        axes.text(
-            1.02, place, label, color=color, transform=axes.transAxes, va="center", fontsize=9
-        )
-
-
-def height(axes: "Axes", value: Any) -> float:
-    """Where a value stands, as a share of the panel's height."""
-    place = (axes.transScale + axes.transLimits).transform((1, value))[1]
-    return float(np.clip(place, 0, 1)) if np.isfinite(place) else 0.0
-
-
-def spread(heights: np.ndarray, gap: float) -> np.ndarray:
-    """Sorted heights moved as little as it takes to lie a gap apart, and inside the panel."""
-    moved = heights.copy()
-    for i in range(1, len(moved)):
-        moved[i] = max(moved[i], moved[i - 1] + gap)
-    moved -= max(0.0, moved[-1] - 1) if len(moved) else 0.0
-    for i in range(len(moved) - 1, 0, -1):
-        moved[i - 1] = min(moved[i - 1], moved[i] - gap)
-    return moved
-
-
-def caption(figure: "Figure", words: str) -> None:
-    """Writes what the picture shows above it."""
-    words = textwrap.fill(words, int(14 * figure.get_figwidth()))
-    figure.suptitle(words, x=0.01, ha="left", fontsize=9, color=GREY, parse_math=False)

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from funcnet import tables
+
 
 def standard_error(values: np.ndarray, axis: int = 0) -> Any:
     """Of the mean along an axis."""
@@ -50,8 +52,5 @@ def as_table(columns: Mapping[str, Sequence[Any] | np.ndarray]) -> Any:
 
 def in_columns(columns: Sequence[Sequence[str]]) -> list[str]:
     """Lines of right-aligned columns, each of which begins with its head."""
-    wide = [max(map(len, column)) for column in columns]
-    return [
-        "  " + "  ".join(word.rjust(w) for word, w in zip(line, wide, strict=True))
-        for line in zip(*columns, strict=True)
-    ]
+    rows = list(zip(*columns, strict=True))
+    return [f"  {line}" for line in tables.in_columns(rows, ">" * len(columns))]

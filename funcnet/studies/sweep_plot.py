@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from funcnet.inspect.plots import new_figure
+from funcnet.inspect.style import (
+    GREY,
+    PALE,
+    TRAIN,
+    VALIDATION,
+    frame,
+    grid,
+    new_figure,
+    title,
+)
 from funcnet.stopping import Reason
 from funcnet.studies.ledger import Trial
 from funcnet.studies.space import Choices, Range
@@ -18,23 +27,19 @@ if TYPE_CHECKING:
 
     from funcnet.studies.swept import Sweep
 
-BLUE, VERMILION, GREY, PALE = "#0072B2", "#D55E00", "#666666", "#B5B5B5"
-"""Blue and vermilion of Okabe and Ito, told apart with every kind of colour vision."""
-
 GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 def draw_sweep(swept: "Sweep") -> "Figure":
     """Draws the metric over each hyperparameter, a panel for each; see `fn.plot`."""
     names = list(swept.space)
-    columns = math.ceil(len(names) / math.ceil(len(names) / 4))
-    rows = math.ceil(len(names) / columns)
+    rows, columns = grid(len(names), most=4)
     figure = new_figure("plot", max(3.1 * columns + 0.4, 5.0), 2.9 * rows + 0.6)
     first = None
     for i, name in enumerate(names):
         first = axes = figure.add_subplot(rows, columns, i + 1, sharey=first)
         frame(axes)
-        axes.set_title(name, loc="left", fontsize=11, fontweight="bold")
+        title(axes, name)
         draw(axes, swept, name)
         if i % columns:
             axes.tick_params(labelleft=False)
@@ -45,15 +50,6 @@ def draw_sweep(swept: "Sweep") -> "Figure":
     words = textwrap.fill(story(swept), int(15 * figure.get_figwidth()))
     figure.suptitle(words, x=0.01, ha="left", fontsize=9, color=GREY, parse_math=False)
     return figure
-
-
-def frame(axes: "Axes") -> None:
-    """Leaves of the frame what is read: two axes, and faint lines across."""
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color("#BBBBBB")
-    axes.tick_params(which="both", color="#BBBBBB", labelcolor=GREY, labelsize=9)
-    axes.grid(axis="y", color="#EEEEEE")
-    axes.set_axisbelow(True)
 
 
 def draw(axes: "Axes", swept: "Sweep", name: str) -> None:
@@ -69,7 +65,7 @@ def draw(axes: "Axes", swept: "Sweep", name: str) -> None:
         write_range(axes, part)
     good = [trial for trial in swept.trials if np.isfinite(trial.value)]
     draw_dots(axes, [trial for trial in good if halved(trial)], at, PALE)
-    draw_dots(axes, [trial for trial in good if not halved(trial)], at, BLUE)
+    draw_dots(axes, [trial for trial in good if not halved(trial)], at, TRAIN)
     broken = [at[trial.number] for trial in swept.trials if not np.isfinite(trial.value)]
     axes.plot(
         broken, [0.99] * len(broken), color=GREY, linestyle="none", marker="x", markersize=5,
@@ -77,7 +73,7 @@ def draw(axes: "Axes", swept: "Sweep", name: str) -> None:
     )  # fmt: skip
     if good:
         axes.plot(
-            at[swept.best.number], swept.best.value, color=VERMILION, marker="o", markersize=11,
+            at[swept.best.number], swept.best.value, color=VALIDATION, marker="o", markersize=11,
             markeredgewidth=1.6, fillstyle="none", clip_on=False, in_layout=False, zorder=4,
         )  # fmt: skip
 
@@ -92,7 +88,7 @@ def draw_dots(axes: "Axes", trials: Sequence[Trial], at: dict[int, Any], color: 
     axes.plot(
         [at[trial.number] for trial in trials], [trial.value for trial in trials], color=color,
         linestyle="none", marker="o", markersize=5.5, markeredgewidth=0.6, markeredgecolor="white",
-        clip_on=False, in_layout=False, zorder=3 if color == BLUE else 2,
+        clip_on=False, in_layout=False, zorder=3 if color == TRAIN else 2,
     )  # fmt: skip
 
 
@@ -103,7 +99,7 @@ def draw_medians(axes: "Axes", trials: Sequence[Trial], at: dict[int, int]) -> N
         finite = [value for value in values if np.isfinite(value)]
         if len(finite) > 2:
             axes.hlines(
-                np.median(finite), index - 0.35, index + 0.35, color=BLUE, alpha=0.45, linewidth=2
+                np.median(finite), index - 0.35, index + 0.35, color=TRAIN, alpha=0.45, linewidth=2
             )
 
 

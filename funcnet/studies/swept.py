@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from funcnet import tables
 from funcnet.stopping import Mode, Reason
 from funcnet.studies.bench import Bench
 from funcnet.studies.ledger import Trial
@@ -131,12 +132,7 @@ class Sweep:
         rows = [list(map(cell, self.shown(trial))) for trial in self.ranked[:SHOWN]]
         if n > SHOWN:
             rows.append(["..."] + [""] * (len(names) - 1))
-        widths = [max(map(len, column)) for column in zip(names, *rows, strict=True)]
-        lines = [
-            "  ".join(word.rjust(width) for word, width in zip(line, widths, strict=True)).rstrip()
-            for line in [names, *rows]
-        ]
-        return "\n".join([title, *lines])
+        return "\n".join([title, *tables.in_columns([names, *rows], ">" * len(names))])
 
     def _repr_html_(self) -> str | None:
         table = self.table(ranked=True)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import funcnet as fn
-from funcnet.inspect.plots import GREY, TRAIN, VALIDATION
+from funcnet.inspect.style import GREY, TRAIN, VALIDATION
 from funcnet.stopping import Reason
 from funcnet.trainer import Result
 
@@ -186,9 +186,9 @@ def test_dollars_in_a_message_are_no_formula():
 
 
 def test_plot_says_what_it_needs():
-    with pytest.raises(TypeError, match=r"^`plot`: result must be what `Trainer.fit` gives back, "):
+    with pytest.raises(TypeError, match=r"^`plot`: value must be what `Trainer.fit` gives back, "):
         fn.plot({"loss": [1.0]})
-    with pytest.raises(ValueError, match=r"^`plot`: result must hold at least one step, got an "):
+    with pytest.raises(ValueError, match=r"^`plot`: a result must hold at least one step, got an "):
         fn.plot(finished({}))
 
 

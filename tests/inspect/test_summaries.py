@@ -9,7 +9,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 import funcnet as fn
 from funcnet import tree
-from funcnet.inspect.summaries import human
+from funcnet.tables import human
 
 
 def spec(*shape):
