@@ -5,10 +5,12 @@ from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import jax
+import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from funcnet import errors, tree
+from funcnet import errors
 from funcnet.between import between
+from funcnet.eager import is_eager, outcome, outline
 from funcnet.nn.model import kind, stateless
 from funcnet.types import Model, ModelState, Params
 
@@ -45,7 +47,7 @@ def sequential(*layers: Layer, **named: Layer) -> Model:
     def init(key: jax.Array, x: Any) -> tuple[Params, ModelState]:
         params: Params = {}
         model_state: ModelState = {}
-        x = tree.spec(x)
+        x = outline(x)
         for i, (name, layer) in enumerate(parts.items()):
             with told("sequential", name, layer, x):
                 p, s = start(layer, jax.random.fold_in(key, i), x)
@@ -101,7 +103,7 @@ def branches(*layers: Layer, **named: Layer) -> Model:
     def init(key: jax.Array, x: Any) -> tuple[Params, ModelState]:
         params: Params = {}
         model_state: ModelState = {}
-        x = tree.spec(x)
+        x = outline(x)
         for i, (name, layer) in enumerate(parts.items()):
             with told("branches", name, layer, x):
                 p, s = start(layer, jax.random.fold_in(key, i), x)
@@ -203,8 +205,8 @@ def layer_stack(block: Layer, n: int) -> Model:
     layer = lift("layer_stack", block)
 
     def init(key: jax.Array, x: Any) -> tuple[Params, ModelState]:
-        x = tree.spec(x)
-        params, model_state = jax.vmap(lambda k: layer.init(k, x))(jax.random.split(key, n))
+        x = outline(x)
+        params, model_state = over_keys(lambda k: layer.init(k, x), jax.random.split(key, n))
         one = jax.tree.map(lambda leaf: leaf[0], (params, model_state))
         check_same("layer_stack", x, output_spec(layer, one[0], one[1], x))
         return params, model_state
@@ -312,10 +314,18 @@ def keep(parts: dict[str, Any], name: str, part: Any) -> None:
 
 def output_spec(layer: Model, params: Params, model_state: ModelState, x: Any) -> Any:
     """Shapes and dtypes of a layer's output outside training, computed without arithmetic."""
-    y, _ = jax.eval_shape(
-        lambda p, s, x: layer.apply(p, s, x, training=False), params, model_state, x
-    )
-    return y
+
+    def forward(params: Params, model_state: ModelState, x: Any) -> Any:
+        return layer.apply(params, model_state, x, training=False)[0]
+
+    return outcome(forward, params, model_state, x)
+
+
+def over_keys(make: Callable[[jax.Array], Any], keys: jax.Array) -> Any:
+    """What `make` gives for each key, stacked; one after the other where all runs eagerly."""
+    if not is_eager():
+        return jax.vmap(make)(keys)
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(make, keys))
 
 
 def check_same(function: str, x: Any, y: Any) -> None:

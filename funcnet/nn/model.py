@@ -1,13 +1,16 @@
 """What every layer shares: the training flag, stateless models, dtypes of params, kinds."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
-from funcnet import errors
-from funcnet.types import Model, ModelState, Params
+from funcnet import errors, tree
+from funcnet.types import Model, ModelState, Params, TrainState, maker
+
+Start: TypeAlias = TrainState | tuple[Params, ModelState]
+"""What a model begins with in place of what its `init` makes: a state, or a pair of its trees."""
 
 
 def is_training(key: jax.Array | None, training: bool | None) -> bool:
@@ -80,8 +83,7 @@ def kind(model: Model) -> str:
         >>> kind(fn.dense(3))
         'dense'
     """
-    maker = getattr(model.init, "__qualname__", "model").removesuffix(".<locals>.init")
-    return maker.rpartition(".")[2]
+    return maker(model.init)
 
 
 def param_dtype(x: Any) -> Any:
@@ -106,3 +108,36 @@ def check_rank(function: str, x: Any, least: int, axes: str) -> None:
             f"`{function}`: x must have the axes {axes}, got {errors.describe(x)}. "
             "The first axis is the batch: add it to a single example with `x[None]`."
         )
+
+
+def pair_of(function: str, start: Start) -> tuple[Params, ModelState]:
+    """The params and model_state of a `start`."""
+    given = (start.params, start.model_state) if isinstance(start, TrainState) else start
+    if type(given) is not tuple or len(given) != 2:
+        raise TypeError(
+            f"`{function}`: start must be a fn.TrainState, or a pair (params, model_state), got "
+            f"{errors.describe(start)}. Give `result.best`, or what `model.init` makes."
+        )
+    return given
+
+
+def started(function: str, model: Model, start: Start, x: Any) -> tuple[Params, ModelState]:
+    """The params and model_state that a model is to begin with; raises unless they are its own.
+
+    Args:
+        function: the public function that asks.
+        model: whose they must be.
+        start: a `TrainState`, or a pair as `model.init` gives it.
+        x: a batch of inputs, or what describes one.
+    """
+    given = pair_of(function, start)
+    want = jax.eval_shape(lambda: model.init(jax.random.key(0), tree.spec(x)))
+    names = "params", "model_state"
+    wrong = errors.differences(*(dict(zip(names, each, strict=True)) for each in (want, given)))
+    if wrong:
+        raise ValueError(
+            f"`{function}`: start must have the params and model_state of the model, got\n  "
+            + "\n  ".join(sorted(wrong))
+            + "\nGive what its `init` makes, or a state of this very model, `result.best` say."
+        )
+    return given

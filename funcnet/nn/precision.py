@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from funcnet.eager import is_eager
 from funcnet.nn.combinators import Layer, lift
 from funcnet.nn.model import named
 from funcnet.policies import policy
@@ -131,7 +132,7 @@ def remat(layer: Layer, keep: str | Sequence[str] = "nothing") -> Model:
         ) -> tuple[Any, ModelState]:
             return inner.apply(params, model_state, x, key=key, training=training)
 
-        saving = jax.checkpoint(again, policy=kept)
+        saving = again if is_eager() else jax.checkpoint(again, policy=kept)
         result: tuple[Any, ModelState] = saving(params, model_state, x, key)
         return result
 

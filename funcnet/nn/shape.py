@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from funcnet import errors, tree
+from funcnet import errors
+from funcnet.eager import outcome, outline
 from funcnet.nn.combinators import Layer, lift
 from funcnet.nn.model import check_rank, stateless
 from funcnet.types import Model, ModelState, Params
@@ -202,8 +203,7 @@ def time_distributed(layer: Layer) -> Model:
 
     def init(key: jax.Array, x: Any) -> tuple[Params, ModelState]:
         check_rank("time_distributed", x, 2, "(B, T, ...)")
-        x = tree.spec(x)
-        return one.init(key, jax.ShapeDtypeStruct((x.shape[0] * x.shape[1], *x.shape[2:]), x.dtype))
+        return one.init(key, outcome(lambda x: x.reshape(-1, *x.shape[2:]), outline(x)))
 
     def apply(
         params: Params,

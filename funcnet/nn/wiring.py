@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from funcnet import errors, tree
+from funcnet.eager import outcome, outline
 from funcnet.nn.combinators import Layer, check_names, collect, keep, run_part, start, told
 from funcnet.types import Model, ModelState, Params
 
@@ -64,7 +65,7 @@ def wire(forward: Callable[[Any, Any], Any], **layers: Layer) -> Model:
                     layer = parts[name]
                     with told("wire", name, layer, tree.spec(x)):
                         if name not in made:
-                            specs[name] = tree.spec(x)
+                            specs[name] = outline(x)
                             made[name] = start(layer, key, specs[name])
                         params, model_state = made[name]
                         return layer.apply(params, model_state, x, training=False)[0]
@@ -73,7 +74,7 @@ def wire(forward: Callable[[Any, Any], Any], **layers: Layer) -> Model:
 
             return forward(namespace(parts, calls), x)
 
-        jax.eval_shape(trace, key, tree.spec(x))
+        outcome(trace, key, outline(x))
         unused = [name for name in parts if name not in specs]
         if unused:
             raise ValueError(
