@@ -89,6 +89,9 @@ class Stopping(NamedTuple):
     update: Callable[[Any, StopState], StopState]
     improved: Callable[[Any, StopState], jax.Array]
 
+    def __repr__(self) -> str:
+        return f"Stopping(monitor={self.monitor!r}, mode={self.mode!r})"
+
 
 def early_stopping(
     monitor: str,
@@ -150,12 +153,13 @@ def early_stopping(
         in that no infinity is ever the best, and from Flax in that a first NaN isn't, and that the
         stop comes after `patience` checks, not one later.
     """
-    mode = _direction(monitor, mode)
-    _require(patience=patience, min_delta=min_delta, start_from_epoch=start_from_epoch)
+    mode = direction("early_stopping", monitor, mode)
+    given = {"patience": patience, "min_delta": min_delta, "start_from_epoch": start_from_epoch}
     if stopping_threshold is not None:
-        _require(stopping_threshold=stopping_threshold)
+        given["stopping_threshold"] = stopping_threshold
     if divergence_threshold is not None:
-        _require(divergence_threshold=divergence_threshold)
+        given["divergence_threshold"] = divergence_threshold
+    require("early_stopping", **given)
     worst = math.inf if mode == "min" else -math.inf
     goal = -worst if stopping_threshold is None else stopping_threshold
     bound = worst if divergence_threshold is None else divergence_threshold
@@ -202,18 +206,18 @@ def early_stopping(
     return Stopping(monitor, mode, init, update, improved)
 
 
-def _direction(monitor: str, mode: Mode | None) -> Mode:
-    """`mode`, or what the last word of `monitor` tells."""
+def direction(function: str, monitor: str, mode: Mode | None) -> Mode:
+    """`mode`, or what the last word of `monitor` tells; `function` is named in errors."""
     if not isinstance(monitor, str):
         raise TypeError(
-            "`early_stopping`: monitor must be the name of a value in the history, "
+            f"`{function}`: monitor must be the name of a value in the history, "
             f"got {errors.describe(monitor)}. Pass a name such as 'val_loss'."
         )
     if mode in ("min", "max"):
         return mode
     if mode is not None:
         raise ValueError(
-            f"`early_stopping`: mode must be 'min' or 'max', got {mode!r}. "
+            f"`{function}`: mode must be 'min' or 'max', got {mode!r}. "
             f"{errors.did_you_mean(str(mode), ('min', 'max'))}"
         )
     words = re.findall("[a-z0-9]+", monitor.lower())
@@ -224,7 +228,7 @@ def _direction(monitor: str, mode: Mode | None) -> Mode:
         if _LARGER_IS_BETTER.intersection(last):
             return "max"
     raise ValueError(
-        "`early_stopping`: mode must be given where the name of the monitor does not tell it, "
+        f"`{function}`: mode must be given where the name of the monitor does not tell it, "
         f"got monitor={monitor!r}. Pass mode='min' if smaller is better, else mode='max'."
     )
 
@@ -257,21 +261,26 @@ _RULES = {
 }
 
 
-def _require(**arguments: Any) -> None:
-    """Raises unless each argument is an array of no axes, or the number that its rule asks for."""
+def require(function: str, **arguments: Any) -> None:
+    """Raises unless each argument is an array of no axes, or the number that its rule asks for.
+
+    Args:
+        function: the public function that asks.
+        arguments: by the names of the table.
+    """
     for name, value in arguments.items():
         kind, least, must, fix = _RULES[name]
         got = errors.describe(value)
         if _is_array(value):
             if value.shape:
                 raise ValueError(
-                    f"`early_stopping`: {name} must be a scalar, got {got}. "
+                    f"`{function}`: {name} must be a scalar, got {got}. "
                     "Map over several with jax.vmap."
                 )
         elif isinstance(value, bool) or not isinstance(value, kind):
-            raise TypeError(f"`early_stopping`: {name} must be {must}, got {got}. {fix}")
+            raise TypeError(f"`{function}`: {name} must be {must}, got {got}. {fix}")
         elif not (math.isfinite(value) and value >= least):
-            raise ValueError(f"`early_stopping`: {name} must be {must}, got {got}. {fix}")
+            raise ValueError(f"`{function}`: {name} must be {must}, got {got}. {fix}")
 
 
 def _is_array(value: Any) -> bool:

@@ -3,8 +3,10 @@
 from funcnet.nn.attention import attention
 from funcnet.nn.combinators import branches, layer_stack, residual, sequential
 from funcnet.nn.conv import conv, separable_conv
+from funcnet.nn.freezing import frozen
 from funcnet.nn.guests import as_model
 from funcnet.nn.linear import dense, embedding
+from funcnet.nn.low_rank import lora, lora_merged
 from funcnet.nn.model import is_training, stateless
 from funcnet.nn.noise import (
     augment,
@@ -42,6 +44,7 @@ __all__ = [
     "embedding",
     "encoder_block",
     "flatten",
+    "frozen",
     "gaussian_noise",
     "global_avg_pool",
     "global_max_pool",
@@ -52,6 +55,8 @@ __all__ = [
     "layer_norm",
     "layer_stack",
     "learned_positions",
+    "lora",
+    "lora_merged",
     "lstm",
     "max_pool",
     "mixed_precision",

@@ -85,7 +85,7 @@ def attention(
 
     def init(key: jax.Array, x: Any) -> tuple[Params, ModelState]:
         (q, k, v), _ = inputs(x)
-        variables = dict(module(q).lazy_init(key, q, k, v, deterministic=True))
+        variables = dict(module(q).lazy_init(key, q, k, own(k, v), deterministic=True))
         return variables.pop("params"), {} if not decode else variables["cache"]
 
     def apply(
@@ -123,7 +123,8 @@ def attention(
             cache, y = jax.lax.scan(one, model_state, jnp.expand_dims(q.swapaxes(0, 1), 2))
             return y[:, :, 0].swapaxes(0, 1), cache
         full = whole_mask(mask, q, k, causal, heads)
-        return module(q).apply({"params": params}, q, k, v, mask=full, **settings), model_state
+        variables = {"params": params}
+        return module(q).apply(variables, q, k, own(k, v), mask=full, **settings), model_state
 
     return Model(init, apply)
 
@@ -180,6 +181,11 @@ def inputs(x: Any) -> tuple[tuple[Any, Any, Any], Any]:
             f"got {errors.describe(x)}."
         )
     return (q, k, v), mask
+
+
+def own(k: Any, v: Any) -> Any:
+    """Values as Flax takes them: None where they are the keys, else it warns of square ones."""
+    return None if v is k else v
 
 
 def whole_mask(mask: Any, q: Any, k: Any, causal: bool, heads: int) -> Any:

@@ -4,6 +4,7 @@ from funcnet.studies.bias import bias_variance
 from funcnet.studies.calibrating import temperature
 from funcnet.studies.curves import learning_curve
 from funcnet.studies.ensembles import ensemble
+from funcnet.studies.range_test import lr_range
 from funcnet.studies.rungs import halving
 from funcnet.studies.space import log_uniform, uniform
 from funcnet.studies.sweeps import sweep
@@ -16,6 +17,7 @@ __all__ = [
     "halving",
     "learning_curve",
     "log_uniform",
+    "lr_range",
     "sweep",
     "temperature",
     "uniform",

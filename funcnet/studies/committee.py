@@ -3,14 +3,14 @@
 import dataclasses
 import math
 import operator
-from typing import Any, overload
+from functools import partial
+from typing import TYPE_CHECKING, Any, overload
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from funcnet import errors
-from funcnet.data.arrays import Columns, check_columns, check_parts, examples, rows
+from funcnet.data.arrays import Columns, check_columns, rows
 from funcnet.stopping import Reason, Stopping
 from funcnet.studies import members, pooling, soups
 from funcnet.studies.calibrating import temperature
@@ -25,6 +25,9 @@ from funcnet.trainer.runs import RunResult, in_order
 from funcnet.trainer.trainer import Trainer
 from funcnet.training.averaging import evaluated_params
 from funcnet.types import Metrics, ModelState, Params, TrainState
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 one_of = jax.jit(members.nth)
 """One member, in one call whatever its number is."""
@@ -110,20 +113,16 @@ class Ensemble:
         """The model's outputs of all members, `[n, N, ...]`, outside training.
 
         Args:
-            x: inputs, with the examples along the first axis.
+            x: inputs, as for `Trainer.predict`.
             batch_size: examples a batch.
         """
-        errors.positive("outputs", batch_size=batch_size)
-        (x,) = check_parts("outputs", (x,))
-        programs, states, n = self.trainer.programs, self.states, examples((x,))
-        check_state("outputs", programs, one_of(states, 0), rows(x, slice(0, 1)))
+        given = evaluation.batches("outputs", x, batch_size)
+        programs, states = self.trainer.programs, self.states
+        check_state("outputs", programs, one_of(states, 0), rows(given.first, slice(0, 1)))
         way = way_of(self.by)
         program = programs.get("outputs", way, make=lambda: of_all(programs.predict().jitted, way))
-        parts = [
-            program(states.params, states.model_state, part)
-            for part in evaluation.batches(x, min(batch_size, n))
-        ]
-        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=1)[:, :n], *parts)
+        run = partial(programs.flight.launch, program, states.params, states.model_state)
+        return evaluation.outputs_of("outputs", run, given, programs.flight, axis=1)
 
     def pooled(self, x: Any, batch_size: int) -> Any:
         """The mean prediction in the form of an output, calibrated."""
@@ -316,6 +315,12 @@ class Ensemble:
         names = [name for name in sorted(history, key=in_order) if history[name].ndim == 2]
         validated = [name for name in names if name.startswith("val_")]
         return {name: np.asarray(history[name])[at, best[at]] for name in validated or names}
+
+    def plot(self) -> "Figure":
+        """Draws the curves of all members and their medians; see `fn.plot`."""
+        from funcnet.inspect.runs import draw_runs
+
+        return draw_runs(self.runs)
 
     def __repr__(self) -> str:
         epochs, reasons = np.asarray(self.runs.epochs), np.asarray(self.runs.reason)
