@@ -28,9 +28,10 @@ class Wish(enum.IntEnum):
     """What a process wants of all, the gravest last."""
 
     GO_ON = 0
-    INTERRUPT = 1
-    STOP = 2
-    FAIL = 3
+    LIMIT = 1
+    INTERRUPT = 2
+    STOP = 3
+    FAIL = 4
 
 
 class Agreed(NamedTuple):

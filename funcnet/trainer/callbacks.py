@@ -11,8 +11,10 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import jax
 import numpy as np
 
+from funcnet.data.arrays import Columns
 from funcnet.distributed.joining import is_main
-from funcnet.types import Metrics, TrainState
+from funcnet.training.watching import is_norm
+from funcnet.types import Metrics, TrainState, maker
 
 Memory: TypeAlias = Any
 
@@ -25,10 +27,13 @@ class Event(NamedTuple):
         epoch: epochs that are complete.
         step: steps done.
         steps: steps asked for, or None if that is not known, as of a stream.
-        metrics: this epoch's values; those of the epoch so far at a chunk: `{"loss": ...}`.
+        metrics: this epoch's values; the last loss at a chunk, `{"loss": ...}`; with what the
+            callbacks before have added.
         history: values of all epochs by name.
         state: the state now. Its buffers are taken over by the next step: whoever keeps it makes a
             copy, `fn.tree.copy(event.state)`.
+        losses: float32[n], the loss of each of a chunk's steps.
+        batch: shapes and dtypes of its batches; of the first one, where there is none yet.
     """
 
     kind: Literal["start", "chunk", "epoch", "end"]
@@ -38,6 +43,8 @@ class Event(NamedTuple):
     metrics: Metrics
     history: Mapping[str, list[Any]]
     state: TrainState
+    losses: np.ndarray = np.zeros(0, np.float32)
+    batch: Columns | None = None
 
 
 class Callback(NamedTuple):
@@ -55,6 +62,9 @@ class Callback(NamedTuple):
         name: under which the memory is kept in a checkpoint, or "" to begin anew where a fit goes
             on. A memory that is kept is a pytree of arrays, numbers and strings, of the structure
             that `init` gives.
+        adds: `adds(memory) -> metrics`, what the callbacks after it find among `event.metrics` as
+            well, or None. The history has none of it.
+        writes: whether it leaves something behind, so that a trial run goes without it.
 
     Example:
         >>> counter = Callback(init=lambda: 0, update=lambda memory, event: memory + 1)
@@ -65,6 +75,11 @@ class Callback(NamedTuple):
     init: Callable[[], Memory]
     update: Callable[[Memory, Event], Memory]
     name: str = ""
+    adds: Callable[[Memory], Metrics] | None = None
+    writes: bool = False
+
+    def __repr__(self) -> str:
+        return f"Callback({maker(self.update)}{self.name and f', kept as {self.name!r}'})"
 
 
 def leads(event: Event) -> bool:
@@ -120,7 +135,7 @@ def json_lines(path: str | PathLike[str]) -> Callback:
                 file.write(line + "\n")
         return memory
 
-    return Callback(lambda: None, update)
+    return Callback(lambda: None, update, writes=True)
 
 
 def plain(value: Any) -> Any:
@@ -157,7 +172,7 @@ def progress(shown: bool | None = None) -> Callback:
                 {
                     name: f"{value:.4g}"
                     for name, value in event.metrics.items()
-                    if not np.ndim(value)
+                    if not np.ndim(value) and not is_norm(name)
                 }
             )
         if event.kind == "end":

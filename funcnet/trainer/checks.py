@@ -72,7 +72,7 @@ def labels_of(programs: Programs, state: Any, example: Columns) -> Labels | None
     if getattr(programs.loss, "__name__", "") == "sigmoid_binary_cross_entropy":
         fix = "Map two classes to 0 and 1, with `y > 0` or `y == name` say."
         return Labels(0, 1, "the loss is binary cross-entropy", fix)
-    y_pred = programs.output(state, tree.spec(x))
+    y_pred = programs.output(state, x)
     if y.dtype.kind not in "iu" or getattr(y_pred, "shape", ())[:-1] != y.shape:
         return None
     classes = y_pred.shape[-1]
@@ -117,4 +117,7 @@ def where_not_finite(columns: Columns) -> str:
                     f" The data is not finite: {path} holds {wrong.sum()} such values, "
                     f"the first in row {row}."
                 )
-    return " The data is finite: a smaller learning rate, or clipping the gradient, may help."
+    return (
+        " `fn.first_nan` names the layer. The data is finite: a smaller learning rate, or clipping "
+        "the gradient, may help."
+    )

@@ -6,18 +6,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from funcnet import errors
 from funcnet.data.arrays import Columns, Subset, rows
 from funcnet.data.blocks import Resident
+from funcnet.nn.model import started
 from funcnet.stopping import Reason, Stopping, StopState
 from funcnet.trainer.feeds import of_size
 from funcnet.trainer.fitting import check_monitored
-from funcnet.trainer.programs import learning_rate
+from funcnet.trainer.programs import with_own
 from funcnet.training.advance import compute, make_advance, make_evaluate
 from funcnet.training.averaging import evaluated_params
 from funcnet.training.guarding import guard_of
-from funcnet.training.state import init_state, strong
+from funcnet.training.state import init_state
 from funcnet.training.step import Accumulators, contribution, nothing
+from funcnet.training.told import after_epoch, asked_for
 from funcnet.types import Metrics, PyTree, TrainState
 
 if TYPE_CHECKING:
@@ -67,15 +68,18 @@ def begin(
     key: jax.Array,
     source: Resident | Subset,
     validation: Columns | None,
-    start: TrainState | None = None,
+    start: Any = None,
 ) -> Progress:
     """A run before its first step."""
-    state = init_state(trainer.model, trainer.optimizer, key, example(source)[0])
+    x = example(source)[0]
     if start is not None:
-        state = from_start(trainer, state, start)
+        start = started("run", trainer.model, start, x)
+    state = init_state(trainer.model, trainer.optimizer, key, x, start)
     measure = make_measure(trainer, plan, validation)
     shapes = jax.eval_shape(measure, state, none(trainer, plan, state, source))
     check_monitored("run", plan.stopping.monitor, shapes)
+    for name in asked_for(state.opt_state):
+        check_monitored("run", name, shapes, by="the optimizer")
     zero = jnp.zeros((), jnp.int32)
     return Progress(
         state=state,
@@ -89,27 +93,6 @@ def begin(
         best_epoch=zero - 1,
         reason=zero,
     )
-
-
-def from_start(trainer: "Trainer", state: TrainState, start: TrainState) -> TrainState:
-    """`state` with the params and the model_state of another."""
-    wrong = errors.differences(
-        {"params": state.params, "model_state": state.model_state},
-        {"params": start.params, "model_state": start.model_state},
-    )
-    if wrong:
-        raise ValueError(
-            "`run`: start must have the params and model_state of the trainer's model, got\n  "
-            + "\n  ".join(sorted(wrong))
-            + "\nGive a state of this very model, `result.best` say."
-        )
-    begun = state._replace(
-        params=start.params,
-        model_state=start.model_state,
-        opt_state=trainer.optimizer.init(start.params),
-    )
-    found: TrainState = strong(begun)
-    return found
 
 
 def go_on(
@@ -170,6 +153,7 @@ def make_epoch(
         found = none(trainer, plan, state, source)
         state, found, losses = advance(state, found, source, steps)
         values = measure(state, found)
+        state = state._replace(opt_state=after_epoch(state.opt_state, values))
         value = values[plan.stopping.monitor]
         sound = jnp.isfinite(found["loss"]["total"]) & finite(state.params)
         if (guard := guard_of(state.opt_state)) is not None:
@@ -202,8 +186,7 @@ def make_measure(
     evaluate = make_evaluate(programs.objective, programs.metrics, batch_size=plan.batch_size)
 
     def measure(state: TrainState, found: Accumulators) -> Metrics:
-        values = compute(programs.metrics, found)
-        values |= learning_rate(state.opt_state)
+        values = with_own(compute(programs.metrics, found), state.opt_state)
         if validation is not None:
             sums = evaluate(evaluated_params(state), state.model_state, validation)
             values |= {f"val_{k}": v for k, v in compute(programs.metrics, sums).items()}

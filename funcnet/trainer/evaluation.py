@@ -1,18 +1,20 @@
 """Evaluation and prediction over whole data sets, in padded batches of one shape."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from itertools import count
-from typing import Any
+from itertools import chain, count
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding, PartitionSpec
 
 from funcnet import errors, tree
 from funcnet.data.arrays import (
     Columns,
     Staged,
+    Subset,
     check_columns,
     check_parts,
     examples,
@@ -24,6 +26,7 @@ from funcnet.distributed.agreement import same
 from funcnet.distributed.arrays import gathered, holders, is_shared, put
 from funcnet.placement import Placement, memory
 from funcnet.trainer.checks import check_labels, check_state, labels_of
+from funcnet.trainer.flight import Flight
 from funcnet.trainer.programs import Programs
 from funcnet.training.averaging import evaluated_params
 from funcnet.training.step import Accumulators, merge
@@ -89,11 +92,15 @@ def padded(
     return [rows(whole, slice(at, at + block)) for at in range(0, examples(whole), block)]
 
 
-def checked_batches(function: str, batches: Iterable[Any]) -> Iterator[Columns]:
+def checked_batches(
+    function: str,
+    batches: Iterable[Any],
+    columns_of: Callable[[str, Any], Columns] = check_columns,
+) -> Iterator[Columns]:
     """The batches of a stream, once it is known that there are any and that they are alike."""
     first: Columns | None = None
     for batch in batches:
-        columns = check_columns(function, batch)
+        columns = columns_of(function, batch)
         one = rows(columns[:2], slice(0, 1))
         first = first or one
         if errors.differences(tree.spec(first), tree.spec(one)):
@@ -182,29 +189,163 @@ def report(metrics: Metrics) -> Metrics:
 
 def predict(programs: Programs, state: TrainState, x: Any, batch_size: int) -> Any:
     """See `Trainer.predict`."""
-    errors.positive("predict", batch_size=batch_size)
-    (x,) = check_parts("predict", (x,))
-    check_state("predict", programs, state, rows(x, slice(0, 1)))
+    parts = batches("predict", x, batch_size, programs.placement)
+    with told_of_inputs(x):
+        check_state("predict", programs, state, rows(parts.first, slice(0, 1)))
     state = brought(programs.placement, state)
-    n, params = examples((x,)), evaluated_params(state)
-    parts = [
-        programs.flight.launch(programs.predict(), params, state.model_state, part)
-        for part in batches(x, min(batch_size, n))
-    ]
-    programs.flight.land()
-    whole = jax.tree.map(lambda *leaves: jax.numpy.concatenate(leaves)[:n], *parts)
-    return own(whole)
+    params, flight = evaluated_params(state), programs.flight
+
+    def run(part: Any) -> Any:
+        return flight.launch(programs.predict(), params, state.model_state, part)
+
+    return own(outputs_of("predict", run, parts, flight))
+
+
+class Batches(NamedTuple):
+    """Inputs as batches of one size.
+
+    Attributes:
+        first: the first of them.
+        parts: all of them, each with the number of its examples that count; to be taken once.
+    """
+
+    first: Any
+    parts: Iterator[tuple[Any, int]]
+
+
+def batches(function: str, x: Any, batch_size: int, placement: Placement | None = None) -> Batches:
+    """Inputs of any form as batches of one size; the last is filled up with its last example.
+
+    The size is `batch_size`, or as many as there are in `x`, or in the first batch of a stream.
+    With a placement, each batch is divided among its devices.
+    """
+    errors.positive(function, batch_size=batch_size)
+    wholes = inputs_of(function, x, placement)
+    opening = next(wholes)
+    shares = 1 if placement is None else placement.shares
+    size = -(-min(batch_size, examples((opening,))) // shares) * shares
+
+    def cut() -> Iterator[tuple[Any, int]]:
+        for whole in chain([opening], wholes):
+            n = examples((whole,))
+            for at in range(0, n, size):
+                part = pad((rows(whole, slice(at, at + size)), ()), size)[0]
+                yield divided(part, placement), min(size, n - at)
+
+    parts = cut()
+    first = next(parts)
+    return Batches(first[0], chain([first], parts))
+
+
+def divided(part: Any, placement: Placement | None) -> Any:
+    """A batch with its examples divided among the devices of a placement, or on one device."""
+    if placement is not None:
+        return put(part, NamedSharding(placement.mesh, PartitionSpec(placement.batch or None)))
+    if any(is_spread(leaf) for leaf in jax.tree.leaves(part)):
+        return put(part, jax.local_devices()[0])
+    return part
+
+
+def inputs_of(function: str, x: Any, placement: Placement | None) -> Iterator[Any]:
+    """The inputs in `x`: those of each batch of a stream, or all that there are at once."""
+    if isinstance(x, Staged | Subset):
+        x = check_columns(function, x)[0]
+    if not is_stream(x):
+        yield check_parts(function, (x,))[0]
+        return
+    found = checked_batches(function, x, inputs_of_batch)
+    if placement is not None and is_shared(placement.mesh):
+        found = whole_batches(function, found, placement)
+    for columns in found:
+        yield columns[0]
+
+
+def is_stream(x: Any) -> bool:
+    """Whether inputs come batch by batch; a tuple, a dict or a list of arrays is several inputs."""
+    if isinstance(x, list):
+        return bool(x) and all(is_listed(part) for part in x)
+    return is_batches(x)
+
+
+def is_listed(part: Any) -> bool:
+    """Whether a part of a list is a batch: a tuple, list or dict that holds arrays."""
+    kind = isinstance(part, tuple | dict) or is_listed_batch(part)
+    return kind and any(hasattr(leaf, "shape") for leaf in jax.tree.leaves(part))
+
+
+def inputs_of_batch(function: str, batch: Any) -> Columns:
+    """The inputs of one batch of a stream, as the only column."""
+    if isinstance(batch, tuple) or is_listed_batch(batch):
+        if not 1 <= len(batch) <= 3:
+            raise TypeError(
+                f"`{function}`: a batch of a stream must be inputs, (x,), (x, y) or (x, y, weight),"
+                f" got {errors.describe(batch)}. Put several inputs together, `((a, b),)` say."
+            )
+        batch = batch[0]
+    return check_parts(function, (batch,))
+
+
+@contextmanager
+def told_of_inputs(x: Any) -> Iterator[None]:
+    """Adds to an error about inputs of a stream which part of its batches they are."""
+    try:
+        yield
+    except Exception as error:
+        if is_stream(x):
+            error.add_note(
+                "A tuple that a stream gives is (x, y) or (x, y, weight), as in `fit`, and only x "
+                "is used. Where the model has several inputs, let it give `((a, b),)`."
+            )
+        raise
+
+
+def outputs_of(
+    function: str, run: Callable[[Any], Any], given: Batches, flight: Flight, axis: int = 0
+) -> Any:
+    """What `run` gives for all examples, along `axis`: on the device, if a quarter of it is enough.
+
+    What is more goes to the host as it comes, and is NumPy arrays.
+    """
+    limit, size, on_host = memory(), 0, False
+    found: list[Any] = []
+    for part, n in given.parts:
+        y = run(part)
+        if not found:
+            check_outputs(function, y, examples((part,)), axis)
+        found.append(y if n == examples((part,)) else begun(y, n, axis))
+        size += tree.nbytes(found[-1])
+        if limit is not None and size > limit // 4:
+            begin = -2 if on_host else 0  # the last one is still being computed
+            found[begin:-1] = [gathered(each) for each in found[begin:-1]]
+            on_host = True
+    flight.land()
+    if on_host:
+        found[-1] = gathered(found[-1])
+    if len(found) == 1:
+        return found[0]
+    xp: Any = np if on_host else jax.numpy
+    return jax.tree.map(lambda *leaves: xp.concatenate(leaves, axis=axis), *found)
+
+
+def begun(outputs: Any, n: int, axis: int) -> Any:
+    """Outputs of the first `n` examples."""
+    return jax.tree.map(lambda leaf: jax.lax.slice_in_dim(leaf, 0, n, axis=axis), outputs)
+
+
+def check_outputs(function: str, outputs: Any, n: int, axis: int) -> None:
+    """Raises unless each output is per example."""
+    wrong = [leaf for leaf in jax.tree.leaves(outputs) if np.shape(leaf)[axis : axis + 1] != (n,)]
+    if wrong:
+        raise ValueError(
+            f"`{function}`: each output must have the examples along its first axis, {n} in this "
+            f"batch, got {errors.describe(outputs)}. Let the model give what is per example, or "
+            "call `model.apply` yourself."
+        )
 
 
 def own(outputs: Any) -> Any:
     """`outputs` as arrays of this process, which it can look at without the others."""
-    if all(leaf.is_fully_addressable for leaf in jax.tree.leaves(outputs)):
+    leaves = jax.tree.leaves(outputs)
+    if all(leaf.is_fully_addressable for leaf in leaves if isinstance(leaf, jax.Array)):
         return outputs
     return jax.tree.map(jax.numpy.asarray, gathered(outputs))
-
-
-def batches(x: Any, batch_size: int) -> Iterator[Any]:
-    """Batches of one size; the last one is filled up with its last example."""
-    whole = pad((x, ()), batch_size)[0]
-    for at in range(0, examples((whole,)), batch_size):
-        yield rows(whole, slice(at, at + batch_size))

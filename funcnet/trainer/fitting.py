@@ -15,6 +15,8 @@ from funcnet.data.arrays import Columns, check_columns, split
 from funcnet.data.blocks import Source
 from funcnet.distributed.agreement import same
 from funcnet.distributed.arrays import gathered
+from funcnet.eager import is_eager
+from funcnet.nn.model import Start, started
 from funcnet.stopping import Reason, Stopping, StopState, early_stopping
 from funcnet.trainer import evaluation
 from funcnet.trainer.callbacks import Event, StopTraining, as_callback, progress
@@ -25,8 +27,17 @@ from funcnet.trainer.checks import (
     labels_of,
     where_not_finite,
 )
-from funcnet.trainer.feeds import Feed, Portion, StreamFeed, form_of, make_feed, words_of
-from funcnet.trainer.programs import Programs, learning_rate
+from funcnet.trainer.feeds import (
+    Feed,
+    Portion,
+    StreamFeed,
+    form_of,
+    make_feed,
+    of_size,
+    words_of,
+)
+from funcnet.trainer.limiting import Ends, overfitted, tried
+from funcnet.trainer.programs import Programs, with_own
 from funcnet.trainer.result import Result
 from funcnet.trainer.saving import Saver, check_resumable, description_of, policy_of
 from funcnet.trainer.settings import Settings, check_settings
@@ -36,6 +47,7 @@ from funcnet.training.guarding import Guard, guard_of
 from funcnet.training.guarding import words_of as words_of_guard
 from funcnet.training.state import ORDER, check_key, stream
 from funcnet.training.step import Accumulators
+from funcnet.training.told import asked_for, listens
 from funcnet.types import Metrics, TrainState
 
 if TYPE_CHECKING:
@@ -62,9 +74,13 @@ def fit(trainer: "Trainer", data: Any, validation: Any, settings: Settings) -> R
                     "Give the validation data itself."
                 )
             columns, validation = split("fit", columns, validation, stream(key, ORDER))
+        if settings.limits is not None:
+            data, columns, validation, settings = overfitted(data, columns, validation, settings)
         if placement is not None:
             placement.check_batch("fit", settings.batch_size)
         feed = make_feed(data, key, settings.batch_size, settings.shuffle, columns, placement)
+        if settings.limits is not None:
+            validation, settings = tried(validation, settings, feed.steps_per_epoch)
     return Loop(trainer.programs, feed, key, columns, validation, settings).run()
 
 
@@ -81,7 +97,7 @@ class Loop:
         settings: Settings,
     ) -> None:
         self.programs, self.feed, self.key = programs, feed, key
-        self.columns, self.settings = columns, settings
+        self.columns, self.settings, self.ends = columns, settings, Ends(settings.limits)
         self.together = Together(check_shared(programs.placement))
         self.stopping = settings.stopping or keep_best("loss" if validation is None else "val_loss")
         self.stop_state: StopState = self.stopping.init()
@@ -102,6 +118,7 @@ class Loop:
         self.names = self.check_monitor()
         self.best: TrainState | None = None
         self.form: Any = None
+        self.batch = feed.batch
         self.broken = False
         self.saver, self.resumed = self.make_saver(validation), False
 
@@ -122,6 +139,8 @@ class Loop:
 
     def first_state(self) -> TrainState:
         """The state to begin with, in buffers of its own."""
+        if self.settings.start is not None:
+            return self.started(self.settings.start)
         if self.settings.state is None:
             first: TrainState = self.programs.init()(self.key, self.feed.example[0])
             return first
@@ -129,6 +148,15 @@ class Loop:
         state = evaluation.brought(self.programs.placement, self.settings.state)
         copy: TrainState = self.programs.copy()(state)
         return copy
+
+    def started(self, start: Start) -> TrainState:
+        """The state of step 0 with the params and model_state that are given."""
+        x = self.feed.example[0]
+        trees = started("fit", self.programs.model, start, x)
+        bare = TrainState(jax.numpy.zeros((), jax.numpy.int32), *trees, (), self.key)
+        placed = evaluation.brought(self.programs.placement, bare)
+        begun: TrainState = self.programs.begin()(self.key, x, (placed.params, placed.model_state))
+        return begun
 
     def check_validation(self, validation: Any) -> list[Columns]:
         """The validation data as padded blocks, none if there is none."""
@@ -154,13 +182,21 @@ class Loop:
 
     def check_monitor(self) -> list[str]:
         """The names of what is reported; raises unless what stopping monitors is among them."""
-        reported = self.programs.reported(self.state, self.feed.batch)
-        names = sorted(reported, key=lambda name: name != "loss")
-        names += learning_rate(self.state.opt_state)
+        reported = self.programs.reported(self.state, self.like_batch)
+        values = sorted(reported, key=lambda name: name != "loss")
+        told = jax.eval_shape(partial(with_own, dict.fromkeys(values, 0.0)), self.state.opt_state)
+        names = [*values, *(name for name in told if name not in values)]
         if self.validation:
-            names += [f"val_{name}" for name in names if name != "learning_rate"]
+            names += [f"val_{name}" for name in values]
         check_monitored("fit", self.stopping.monitor, names)
+        for name in asked_for(self.state.opt_state):
+            check_monitored("fit", name, names, by="the optimizer")
         return names
+
+    @property
+    def like_batch(self) -> Columns:
+        """What tells the shapes of a batch; a layer that runs eagerly sees values of the data."""
+        return self.feed.example if is_eager() else self.feed.batch
 
     @property
     def epochs(self) -> int:
@@ -173,7 +209,7 @@ class Loop:
         epochs, per_epoch = self.settings.epochs, self.feed.steps_per_epoch
         if epochs is None and self.settings.steps is None:
             epochs = 1
-        ends = [self.settings.steps] if self.settings.steps is not None else []
+        ends = [end for end in (self.settings.steps, self.ends.last) if end is not None]
         if epochs is not None and per_epoch is not None:
             ends.append(epochs * per_epoch)
         return min(ends, default=None)
@@ -183,6 +219,7 @@ class Loop:
         with interrupts(self.saver is not None) as pressed, self.saver or nullcontext():
             if self.saver is not None:
                 self.resumed = self.saver.take_up(self)
+            self.ends.first = self.step
             try:
                 self.tell("start", {})
                 reason, message = self.train(pressed)
@@ -214,14 +251,15 @@ class Loop:
                 "counted from step 0"
             )
         while not self.done(epoch) or self.found is not None:
-            interrupted = False
+            stop = Reason.GOING_ON
             for portion in self.portions():
                 for _ in self.chunks(portion):
-                    interrupted = self.together.meet(self.so_far, pressed)
+                    limited = self.step != self.settings.steps and self.ends.reached(self.step)
+                    stop = self.together.meet(self.so_far, pressed, limited=limited)
                     if self.broken and not self.gone_back():
                         return Reason.NON_FINITE, self.what_broke()
-                    if self.save_within(interrupted):
-                        return Reason.INTERRUPTED, Reason.INTERRUPTED.words
+                    if self.save_within(stop):
+                        return stop, self.why_stopped(stop)
             if self.found is None:
                 return Reason.DATA, f"the data ended after {self.step} steps"
             finite, metrics = self.programs.closing()(
@@ -231,21 +269,26 @@ class Loop:
             broken = [path for path, good in tree.paths(finite).items() if not good]
             if broken:
                 return Reason.NON_FINITE, (
-                    f"params are not finite after step {self.step}: {broken[0]}"
+                    f"params are not finite after step {self.step}: {broken[0]}. "
+                    "`fn.first_nan` names the layer."
                 )
             epoch += 1
             reason = self.close_epoch(metrics)
             if isinstance(self.feed, StreamFeed):
                 self.feed.place = None
-            self.save_after(over=interrupted or reason != Reason.GOING_ON or self.done(epoch))
+            if reason == Reason.GOING_ON and not (stop == Reason.LIMIT and self.done(epoch)):
+                reason = stop
+            self.save_after(over=reason != Reason.GOING_ON or self.done(epoch))
             if reason != Reason.GOING_ON:
                 return reason, self.why_stopped(reason)
-            if interrupted:
-                return Reason.INTERRUPTED, Reason.INTERRUPTED.words
         return Reason.EPOCHS, Reason.EPOCHS.words
 
     def why_stopped(self, reason: Reason) -> str:
-        """What stopping has to say."""
+        """What stopping, a limit, or whoever interrupts has to say."""
+        if reason == Reason.LIMIT:
+            return self.ends.words(self.step)
+        if reason == Reason.INTERRUPTED:
+            return reason.words
         return why_stopped(reason, self.stopping.monitor, int(self.stop_state.wait))
 
     @property
@@ -254,19 +297,20 @@ class Loop:
         per_epoch = self.feed.steps_per_epoch
         return per_epoch is not None and self.step % per_epoch == 0
 
-    def save_within(self, interrupted: bool) -> bool:
+    def save_within(self, stop: Reason) -> bool:
         """Saves within an epoch, if it is time; whether to stop here.
 
         At the end of an epoch neither is done before it is evaluated, so that a fit which goes on
         from there does as one would that had not stopped.
         """
-        if self.saver is None:
-            return interrupted
-        if self.between:
+        stopped = stop != Reason.GOING_ON
+        if self.between and (self.saver is not None or stop == Reason.LIMIT):
             return False
-        if interrupted or self.step == self.settings.steps or self.saver.due(self):
+        if self.saver is not None and (
+            stopped or self.step == self.settings.steps or self.saver.due(self)
+        ):
             self.saver.save(self, closed=False)
-        return interrupted
+        return stopped
 
     def save_after(self, *, over: bool) -> None:
         """Saves after an epoch, if it is time; one that `steps` has cut short was saved before."""
@@ -322,8 +366,9 @@ class Loop:
         if self.programs.traces != before:
             self.warn_of_retrace(portion)
         self.form = form_of(portion)
+        self.batch = of_size(self.feed.example, batch_size)
         while steps:
-            n = min(steps, at_most)
+            n = min(steps, at_most, self.ends.steps_left(self.step))
             if self.saver is not None:
                 n = min(n, self.saver.steps_left(self.step))
             self.state, self.found, losses = run(self.state, self.found, source, n)
@@ -340,7 +385,7 @@ class Loop:
 
     def check_step(self, source: Source, batch_size: int) -> None:
         """Raises unless all processes have made the same step of model, objective and optimizer."""
-        if self.form is not None or not self.together.shared:
+        if self.form is not None or not self.together.shared or is_eager():
             return
         with same("fit", shared=True) as facts:
             program = self.programs.advance(batch_size, self.settings.shuffle)
@@ -367,6 +412,9 @@ class Loop:
             )
             metrics |= {f"val_{name}": value for name, value in values.items()}
         metrics = {name: metrics[name] for name in self.names}
+        if listens(self.state.opt_state):
+            values = {name: np.asarray(metrics[name]) for name in asked_for(self.state.opt_state)}
+            self.state = self.programs.after_epoch()(self.state, values)
         for name, value in metrics.items():
             self.history.setdefault(name, []).append(value)
         value = metrics[self.stopping.monitor]
@@ -400,17 +448,22 @@ class Loop:
             )
         chunk = self.losses[-1]
         k = int(np.argmin(np.isfinite(chunk)))
-        cause = "" if self.columns is None else where_not_finite(self.columns)
+        pointer = " `fn.first_nan` names the layer."
+        cause = pointer if self.columns is None else where_not_finite(self.columns)
         return f"the loss was {chunk[k]} at step {self.step - len(chunk) + k}.{cause}"
 
     def tell(self, kind: Any, metrics: Metrics) -> None:
         """Gives an event to every callback."""
         event = Event(
-            kind, self.epochs, self.step, self.last_step, metrics, self.history, self.state
-        )
+            kind, self.epochs, self.step, self.last_step, metrics, self.history, self.state,
+            self.losses[-1] if kind == "chunk" else np.zeros(0, np.float32), self.batch,
+        )  # fmt: skip
         with self.together.alone():
             for i, callback in enumerate(self.callbacks):
                 self.memories[i] = callback.update(self.memories[i], event)
+                if callback.adds is not None:
+                    more = callback.adds(self.memories[i])
+                    event = event._replace(metrics=event.metrics | more)
 
     def result(self, reason: Reason, message: str) -> Result:
         """What `fit` gives back."""
@@ -425,17 +478,19 @@ class Loop:
         )  # fmt: skip
 
 
-def check_monitored(function: str, monitor: str, names: Collection[str]) -> None:
-    """Raises unless what stopping monitors is among the names of what is reported."""
+def check_monitored(
+    function: str, monitor: str, names: Collection[str], by: str = "stopping"
+) -> None:
+    """Raises unless what stopping, or another, monitors is among the names of what is reported."""
     validated = any(name.startswith("val_") for name in names)
     if monitor.startswith("val_") and not validated:
         raise ValueError(
-            f"`{function}`: stopping monitors {monitor!r}, but there is no validation data. "
+            f"`{function}`: {by} monitors {monitor!r}, but there is no validation data. "
             "Give `validation=(x, y)`, or a fraction, `validation=0.1`."
         )
     if monitor not in names:
         raise ValueError(
-            f"`{function}`: stopping monitors {monitor!r}, which nobody reports. "
+            f"`{function}`: {by} monitors {monitor!r}, which nobody reports. "
             f"{errors.did_you_mean(monitor, names)}"
         )
 

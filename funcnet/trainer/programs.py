@@ -10,6 +10,7 @@ import optax
 
 from funcnet import tree
 from funcnet.data.blocks import Resident, Source, look_ahead, take
+from funcnet.eager import is_eager, outline, shapes
 from funcnet.metrics import Metric
 from funcnet.placement import Placement
 from funcnet.stopping import Stopping, StopState
@@ -17,9 +18,12 @@ from funcnet.trainer.flight import IN_FLIGHT, Flight
 from funcnet.trainer.placing import divided, placed
 from funcnet.training.advance import compute, make_advance, make_evaluate, make_once
 from funcnet.training.objective import make_objective
+from funcnet.training.plateau import plateau_of
 from funcnet.training.recipe import Recipe
 from funcnet.training.state import init_state, strong
 from funcnet.training.step import Accumulators, contribution, make_step, nothing
+from funcnet.training.told import after_epoch
+from funcnet.training.watching import norms
 from funcnet.types import Loss, Metrics, Model, ModelState, Objective, Params, TrainState
 
 CAPACITY = 256
@@ -34,6 +38,9 @@ took 25 to 32 ms a step in calls of 2 steps, 17 in calls of 32.
 
 OTHER_CHUNK_FLOPS = 4e12
 """The same on a GPU or TPU."""
+
+RATES = "learning_rate", "learning_rate_scale"
+"""Names in the history of what the optimizer tells of itself."""
 
 Run: TypeAlias = Callable[[TrainState, Any, Any, int], tuple[TrainState, Any, Any]]
 """`(state, accumulators, source, n) -> (state, accumulators, losses)`: takes `n` steps."""
@@ -63,7 +70,7 @@ class Program:
 
     def __call__(self, *args: Any) -> Any:
         """Runs the program, which is compiled first where no such arguments have come before."""
-        return self.compile(*args)(*args)
+        return self.f(*outline(args)) if is_eager() else self.compile(*args)(*args)
 
     def lower(self, *args: Any) -> Any:
         """The traced program for arguments like these, before XLA compiles it."""
@@ -146,6 +153,24 @@ class Programs:
         out = None if self.placement is None else self.placement.of_state
         return self.get("init", make=lambda: Program(init, out=out))
 
+    def begin(self) -> Program:
+        """`(key, x, start) -> state`, the params and model_state being those of `start`."""
+
+        def begin(key: jax.Array, x: Any, start: Any) -> TrainState:
+            return init_state(self.model, self.optimizer, key, x, tree.copy(start))
+
+        out = None if self.placement is None else self.placement.of_state
+        return self.get("begin", make=lambda: Program(begin, out=out))
+
+    def after_epoch(self) -> Program:
+        """`(state, values) -> state`, whose optimizer has been told the values of an epoch."""
+
+        def after(state: TrainState, values: Metrics) -> TrainState:
+            return state._replace(opt_state=after_epoch(state.opt_state, values))
+
+        out = None if self.placement is None else self.placement.of_state
+        return self.get("after_epoch", make=lambda: Program(after, donate=("state",), out=out))
+
     def loop(self, batch_size: int, shuffle: bool) -> Any:
         """`(state, accumulators, source, n) -> (state, accumulators, losses)`, not compiled."""
         return make_advance(
@@ -189,8 +214,11 @@ class Programs:
         """The function that takes steps, and the most that it should take at a time.
 
         A loop in one program, of about `CHUNK_FLOPS` operations. The exception is a step with
-        XLA's own convolutions on CPU, which are slow inside loops: it is called once a step.
+        XLA's own convolutions on CPU, which are slow inside loops: it is called once a step. So is
+        one that runs eagerly.
         """
+        if is_eager():
+            return one_by_one(self.single(batch_size, shuffle), self.flight), 1
         args = state, found, source, np.int32(0)
 
         def make() -> tuple[Run, int]:
@@ -232,14 +260,14 @@ class Programs:
             )
 
         def make() -> Callable[[], Accumulators]:
-            shapes = jax.eval_shape(found, state, source)
-            return jax.jit(lambda: nothing(self.metrics, shapes))
+            of_one = shapes(found, state, source)
+            return jax.jit(lambda: nothing(self.metrics, of_one))
 
         return self.get("nothing", batch_size, signature_of((state, source)), make=make)()
 
     def shapes(self, name: str, f: Callable[..., Any], *args: Any) -> Any:
-        """`jax.eval_shape(f, *args)`, traced once for each name and signature."""
-        return self.get(name, signature_of(args), make=lambda: jax.eval_shape(f, *args))
+        """The shapes of `f(*args)`, found once for each name and signature."""
+        return self.get(name, signature_of(args), make=lambda: shapes(f, *args))
 
     def reported(self, state: TrainState, batch: Any) -> Accumulators:
         """Shapes of the accumulators of a batch outside training, by the names it reports."""
@@ -249,8 +277,8 @@ class Programs:
                 self.objective, self.metrics, state.params, state.model_state, batch, key=None
             )
 
-        shapes: Accumulators = self.shapes("reported", found, state, tree.spec(batch))
-        return shapes
+        reported: Accumulators = self.shapes("reported", found, state, outline(batch))
+        return reported
 
     def trained(self, state: TrainState, batch: Any) -> Accumulators:
         """Shapes of the accumulators of a batch in training."""
@@ -260,8 +288,8 @@ class Programs:
                 self.objective, self.metrics, state.params, state.model_state, batch, state.key
             )
 
-        shapes: Accumulators = self.shapes("trained", found, state, tree.spec(batch))
-        return shapes
+        trained: Accumulators = self.shapes("trained", found, state, outline(batch))
+        return trained
 
     def closing(self) -> Program:
         """`(params, opt_state, accumulators) -> (finite, metrics)`: an epoch's end in one call.
@@ -271,18 +299,18 @@ class Programs:
 
         def closing(params: Params, opt_state: Any, found: Accumulators) -> tuple[Any, Metrics]:
             finite = jax.tree.map(lambda leaf: jax.numpy.isfinite(leaf).all(), params)
-            return finite, compute(self.metrics, found) | learning_rate(opt_state)
+            return finite, with_own(compute(self.metrics, found), opt_state)
 
         return self.get("closing", make=lambda: Program(closing))
 
     def output(self, state: TrainState, x: Any) -> Any:
         """Shapes and dtypes of the model's output for `x`."""
-        args = state.params, state.model_state, tree.spec(x)
+        args = state.params, state.model_state, outline(x)
         return self.shapes("output", self.predict().jitted, *args)
 
     def expected(self, x: Any) -> Any:
         """Shapes and dtypes of the state that `init` makes for inputs like `x`."""
-        return self.shapes("expected", self.init().jitted, jax.random.key(0), tree.spec(x))
+        return self.shapes("expected", self.init().jitted, jax.random.key(0), outline(x))
 
     def evaluate(self, batch_size: int) -> Program:
         """`(params, model_state, columns) -> accumulators`."""
@@ -328,10 +356,23 @@ class Programs:
 def learning_rate(opt_state: optax.OptState) -> Metrics:
     """The learning rate where the optimizer's state holds it, as `optax.inject_hyperparams` does.
 
-    Of several, the first.
+    With it the scale of `fn.reduce_on_plateau`. Of several, the first.
     """
-    found = optax.tree.get_all_with_path(opt_state, "learning_rate")
-    return {"learning_rate": found[0][1]} if found else {}
+    rates = optax.tree.get_all_with_path(opt_state, "learning_rate")
+    plateau = plateau_of(opt_state)
+    found = {"learning_rate": rates[0][1]} if rates else {}
+    return found if plateau is None else found | {"learning_rate_scale": plateau.scale}
+
+
+def with_own(values: Metrics, opt_state: optax.OptState) -> Metrics:
+    """An epoch's values, with those that the optimizer tells of itself: its rate, and its norms."""
+    own = learning_rate(opt_state) | norms(opt_state)
+    if clash := sorted(values.keys() & own.keys()):
+        raise ValueError(
+            f"`Trainer`: a metric can't be named {clash[0]!r}, which the optimizer reports. "
+            "Give it another name."
+        )
+    return values | own
 
 
 def looped(program: Program) -> Run:

@@ -97,6 +97,8 @@ def replay(
         if before:
             shutil.copytree(directory / step_name(before), Path(place) / step_name(before))
         settings = arguments | {"checkpoint": place, "steps": step, "epochs": None}
+        if (limits := arguments.get("limits")) is not None:
+            settings["limits"] = limits._replace(seconds=None, steps=None)
         last = trainer.fit(data, **settings | {"callbacks": (), "progress": False}).last
     if int(last.step) != step:
         raise ValueError(

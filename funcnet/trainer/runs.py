@@ -12,6 +12,7 @@ import numpy as np
 from funcnet import errors
 from funcnet.data.arrays import Columns, Subset, check_columns, pad, split, taken
 from funcnet.data.blocks import Resident
+from funcnet.nn.model import Start, pair_of
 from funcnet.stopping import Reason, Stopping
 from funcnet.trainer import epochs as on_the_way
 from funcnet.trainer.checks import check_labels, labels_of
@@ -200,7 +201,7 @@ class Run:
         data: Any,
         hyperparameters: Any = None,
         validation: Any = None,
-        start: TrainState | None = None,
+        start: Start | None = None,
     ) -> RunResult:
         """Trains from the first step to the end.
 
@@ -209,15 +210,15 @@ class Run:
             data: `(x, y)` or `(x, y, weight)`, arrays; or `fn.data.subset(...)`.
             hyperparameters: a pytree of numbers and arrays, given to `make_trainer`.
             validation: data of the same form; or the fraction of `data` to hold out.
-            start: whose params and model_state to begin with, a pretrained network's say; those
-                that the model makes of the key unless given.
+            start: whose params and model_state to begin with, a pretrained network's say: a state,
+                or a pair of them. Those that the model makes of the key unless given.
 
         Raises:
             TypeError, ValueError: an argument is wrong. Labels and weights are checked where their
                 values are known, that is outside jit and vmap.
         """
         args = self.arguments(key, data, hyperparameters, validation)
-        found: RunResult = self.whole(*args, check_start(start))
+        found: RunResult = self.whole(*args, begins_with(start))
         return found
 
     def init(
@@ -226,11 +227,11 @@ class Run:
         data: Any,
         hyperparameters: Any = None,
         validation: Any = None,
-        start: TrainState | None = None,
+        start: Start | None = None,
     ) -> Progress:
         """The run before its first step; arguments as of a call."""
         args = self.arguments(key, data, hyperparameters, validation)
-        found: Progress = self.first(*args, check_start(start))
+        found: Progress = self.first(*args, begins_with(start))
         return found
 
     def advance(
@@ -367,6 +368,7 @@ class Run:
 def as_maker(function: str, make_trainer: Any) -> MakeTrainer:
     """A function of hyperparameters that gives a trainer; of a trainer, the constant one."""
     if hasattr(make_trainer, "programs"):
+        check_compiled(function, make_trainer)
 
         def same(hyperparameters: Any) -> Any:
             if jax.tree.leaves(hyperparameters):
@@ -390,19 +392,24 @@ def as_maker(function: str, make_trainer: Any) -> MakeTrainer:
                 f"`{function}`: make_trainer must give a trainer, got {errors.describe(trainer)}. "
                 "End it with `return fn.Trainer(...)`."
             )
+        check_compiled(function, trainer)
         return trainer
 
     return make
 
 
-def check_start(start: Any) -> TrainState | None:
-    """`start`, once it is known to be a state."""
-    if start is None or isinstance(start, TrainState):
-        return start
-    raise TypeError(
-        f"`run`: start must be a fn.TrainState, got {errors.describe(start)}. "
-        "Give `result.best`, or what `trainer.init` makes."
-    )
+def check_compiled(function: str, trainer: Any) -> None:
+    """Raises where a trainer compiles nothing, but is to be compiled as part of a run."""
+    if trainer.eager:
+        raise ValueError(
+            f"`{function}`: the trainer must be one that compiles, got eager=True. A whole run is "
+            "one compiled program: look at layers in `trainer.fit`."
+        )
+
+
+def begins_with(start: Start | None) -> Any:
+    """The params and model_state to begin with, if there are any."""
+    return None if start is None else pair_of("run", start)
 
 
 def split_off(key: Any, data: Any, validation: Any) -> tuple[Resident | Subset, Any]:

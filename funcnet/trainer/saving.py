@@ -16,6 +16,7 @@ from jax.experimental import multihost_utils
 from funcnet import errors, tree
 from funcnet.data.arrays import Columns, Staged, check_columns
 from funcnet.distributed.arrays import gathered, put
+from funcnet.nn.model import pair_of
 from funcnet.stopping import Stopping
 from funcnet.trainer import evaluation
 from funcnet.trainer.feeds import StreamFeed
@@ -220,7 +221,7 @@ def remembered(name: str, new: PyTree, saved: Mapping[str, Any]) -> PyTree:
 
 def filled(loop: "Loop", saved: Mapping[str, Any]) -> PyTree:
     """The accumulators of an epoch that was begun."""
-    shapes = loop.programs.trained(loop.state, loop.feed.batch)
+    shapes = loop.programs.trained(loop.state, loop.like_batch)
     leaves = [jnp.asarray(saved[path]) for path in tree.paths(shapes)]
     placement = loop.programs.placement
     found = jax.tree.unflatten(jax.tree.structure(shapes), leaves)
@@ -245,6 +246,8 @@ def description_of(
     }
     if settings.state is not None:
         found["state"] = fingerprint(settings.state)
+    if settings.start is not None:
+        found["start"] = fingerprint(pair_of("fit", settings.start))
     return found
 
 

@@ -6,8 +6,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from funcnet import errors
+from funcnet.nn.model import Start, pair_of
 from funcnet.stopping import Stopping
 from funcnet.trainer.callbacks import Callback
+from funcnet.trainer.limiting import Limits
 from funcnet.types import TrainState
 
 
@@ -25,6 +27,8 @@ class Settings(NamedTuple):
     progress: bool | None
     checkpoint: Any = None
     accept_changes: tuple[str, ...] = ()
+    start: Start | None = None
+    limits: Limits | None = None
 
 
 def check_settings(settings: Settings) -> None:
@@ -52,6 +56,18 @@ def check_settings(settings: Settings) -> None:
         raise ValueError(
             "`fit`: give either seed or state, got both. A state holds its own key; to begin "
             "anew, leave the state out."
+        )
+    if settings.start is not None:
+        pair_of("fit", settings.start)
+        if settings.state is not None:
+            raise ValueError(
+                "`fit`: give either state or start, got both. From a state a fit goes on, with its "
+                "step and the optimizer's memory; of a start it takes params and model_state."
+            )
+    if not isinstance(settings.limits, Limits | None):
+        raise TypeError(
+            f"`fit`: limits must come from `fn.limits`, got {settings.limits!r}. "
+            "Say `limits=fn.limits(seconds=3600)`."
         )
     if not isinstance(settings.stopping, Stopping | None):
         raise TypeError(

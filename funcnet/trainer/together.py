@@ -11,8 +11,9 @@ import jax
 from funcnet.data.arrays import Columns, Staged, check_columns
 from funcnet.distributed.agreement import Wish, digest, meet, told
 from funcnet.distributed.arrays import is_shared
+from funcnet.nn.model import pair_of
 from funcnet.placement import Placement
-from funcnet.stopping import Stopping
+from funcnet.stopping import Reason, Stopping
 from funcnet.trainer import evaluation
 from funcnet.trainer.callbacks import StopTraining
 from funcnet.trainer.settings import Settings
@@ -33,12 +34,14 @@ def check_shared(placement: Placement | None) -> bool:
 
 def facts_of(settings: Settings, columns: Columns | None, validation: Any) -> dict[str, str]:
     """What must be the same in all processes that train together, in words."""
-    names = ("epochs", "steps", "batch_size", "shuffle", "seed")
+    names = ("epochs", "steps", "batch_size", "shuffle", "seed", "limits")
     facts = {name: told(getattr(settings, name)) for name in names}
     if settings.stopping is not None:
         facts["stopping"] = rule_of(settings.stopping)
     if settings.state is not None:
         facts["state"] = f"of step {int(settings.state.step)}, {digest(settings.state)}"
+    if settings.start is not None:
+        facts["start"] = digest(pair_of("fit", settings.start))
     if columns is not None:
         facts["data"] = digest(columns)
     if evaluation.is_batches(validation):
@@ -79,12 +82,22 @@ class Together:
                 raise
             self.trouble = self.trouble or error
 
-    def meet(self, at: Callable[[], str], pressed: threading.Event | None = None) -> bool:
-        """Whether training is to be interrupted, as all processes agree.
+    def meet(
+        self,
+        at: Callable[[], str],
+        pressed: threading.Event | None = None,
+        *,
+        limited: bool = False,
+    ) -> Reason:
+        """Whether training is to stop, and why, as all processes agree.
 
         Args:
             at: says where this process is; the others must be there too.
             pressed: whether this process has been asked to stop.
+            limited: whether it has come to a limit.
+
+        Returns:
+            `GOING_ON`, `LIMIT` or `INTERRUPTED`.
 
         Raises:
             StopTraining: some process's callback has raised it.
@@ -92,9 +105,9 @@ class Together:
         """
         asked = pressed is not None and pressed.is_set()
         if not self.shared:
-            return asked
+            return REASONS[wish_of(None, asked, limited)[0]]
         own, self.trouble = self.trouble, None
-        agreed = meet("fit", at(), *wish_of(own, asked))
+        agreed = meet("fit", at(), *wish_of(own, asked, limited))
         if agreed.wish == Wish.FAIL:
             raise own or RuntimeError(
                 f"`fit`: every process must go on, got an error in process {agreed.process}: "
@@ -102,13 +115,23 @@ class Together:
             )
         if agreed.wish == Wish.STOP:
             raise StopTraining(agreed.words)
-        return agreed.wish == Wish.INTERRUPT
+        return REASONS[agreed.wish]
 
 
-def wish_of(trouble: Exception | None, asked: bool) -> tuple[Wish, str]:
+REASONS = {
+    Wish.GO_ON: Reason.GOING_ON,
+    Wish.LIMIT: Reason.LIMIT,
+    Wish.INTERRUPT: Reason.INTERRUPTED,
+}
+"""What training stops for by the wish of one process."""
+
+
+def wish_of(trouble: Exception | None, asked: bool, limited: bool) -> tuple[Wish, str]:
     """What a process wants of all, and why."""
     if isinstance(trouble, StopTraining):
         return Wish.STOP, str(trouble)
     if trouble is not None:
         return Wish.FAIL, f"{type(trouble).__name__}: {trouble}"
-    return Wish.INTERRUPT if asked else Wish.GO_ON, ""
+    if asked:
+        return Wish.INTERRUPT, ""
+    return Wish.LIMIT if limited else Wish.GO_ON, ""

@@ -11,19 +11,22 @@ import optax
 from funcnet import errors
 from funcnet.data.arrays import check_columns
 from funcnet.data.blocks import Resident
+from funcnet.eager import eagerly, outline
 from funcnet.metrics import Metric
+from funcnet.nn.model import Start
 from funcnet.placement import Placement
 from funcnet.stopping import Stopping
 from funcnet.trainer import evaluation, fitting, replaying
 from funcnet.trainer.callbacks import Callback
-from funcnet.trainer.programs import Programs
+from funcnet.trainer.limiting import Limits
+from funcnet.trainer.programs import RATES, Programs
 from funcnet.trainer.replaying import Verified
 from funcnet.trainer.result import Result
 from funcnet.trainer.settings import Settings
 from funcnet.training.advance import compute
 from funcnet.training.recipe import Recipe
 from funcnet.training.state import init_state
-from funcnet.types import Batch, Loss, Metrics, Model, Objective, TrainState
+from funcnet.types import Batch, Loss, Metrics, Model, Objective, TrainState, maker
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +44,9 @@ class Trainer:
         accumulate: micro-batches that each batch is cut into, to save memory.
         placement: where arrays live, from `fn.data_parallel`, `fn.fully_sharded` or `fn.on_mesh`;
             on one device unless given.
+        eager: whether nothing is compiled, so that `breakpoint()`, `print(x)`, `float(x.mean())`,
+            `if` and NumPy work in a layer, at each step. It is slow, and for looking only: the
+            numbers are those of compiled training but for rounding.
 
     Raises:
         TypeError: neither or both of `loss` and `objective` are given, or one is of a wrong kind.
@@ -64,6 +70,7 @@ class Trainer:
     objective: Objective | Recipe | None = None
     accumulate: int = 1
     placement: Placement | None = None
+    eager: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, Model):
@@ -100,7 +107,7 @@ class Trainer:
                 'Say `metrics={"accuracy": fn.metrics.accuracy()}`.'
             )
         for name, metric in self.metrics.items():
-            if name in ("loss", "learning_rate") or name.startswith("val_"):
+            if name in ("loss", *RATES) or name.startswith("val_"):
                 raise ValueError(
                     f"`Trainer`: a metric can't be named {name!r}, which the history uses itself. "
                     "Give it another name."
@@ -116,6 +123,21 @@ class Trainer:
                 "`Trainer`: placement must be a fn.Placement, got "
                 f"{errors.describe(self.placement)}. Say `placement=fn.data_parallel()`."
             )
+        if not isinstance(self.eager, bool):
+            raise TypeError(
+                f"`Trainer`: eager must be True or False, got {errors.describe(self.eager)}."
+            )
+        if self.eager and self.placement is not None and self.placement.mapped:
+            raise ValueError(
+                "`Trainer`: eager must go without `fn.pmapped`, whose layers see one device's part "
+                "of a batch and never its values. Leave the placement out to look at them."
+            )
+
+    def __repr__(self) -> str:
+        fields = dataclasses.fields(self)
+        given = [field.name for field in fields if getattr(self, field.name) != field.default]
+        parts = [f"{name}={in_words(getattr(self, name))}" for name in given]
+        return f"Trainer({', '.join(part for part in parts if not part.endswith('=[]'))})"
 
     @cached_property
     def programs(self) -> Programs:
@@ -142,7 +164,8 @@ class Trainer:
             key: the key of the whole run, from `jax.random.key(seed)`.
             x: a batch of inputs, or `jax.ShapeDtypeStruct`s that describe one.
         """
-        return init_state(self.model, self.optimizer, key, x)
+        with eagerly(self.eager):
+            return init_state(self.model, self.optimizer, key, x)
 
     def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         """One step, `(state, batch) -> (state, metrics)`: pure, to be jitted or vmapped at will.
@@ -162,8 +185,10 @@ class Trainer:
             >>> int(state.step), list(metrics)
             (1, ['loss'])
         """
-        state, found = self.programs.step(state, batch)
-        return state, compute(self.metrics, found)
+        with eagerly(self.eager):
+            arrays = outline((state, batch)) if self.eager else (state, batch)
+            state, found = self.programs.step(*arrays)
+            return state, compute(self.metrics, found)
 
     def advance(
         self,
@@ -199,8 +224,9 @@ class Trainer:
         """
         errors.positive("advance", batch_size=batch_size)
         source = Resident(check_columns("advance", data))
-        state, found = self.programs.pure_advance(batch_size, shuffle)(state, source, n)
-        return state, compute(self.metrics, found)
+        with eagerly(self.eager):
+            state, found = self.programs.pure_advance(batch_size, shuffle)(state, source, n)
+            return state, compute(self.metrics, found)
 
     def fit(
         self,
@@ -215,9 +241,11 @@ class Trainer:
         callbacks: Iterable[Callback | Any] = (),
         seed: int | None = None,
         state: TrainState | None = None,
+        start: Start | None = None,
         progress: bool | None = None,
         checkpoint: Any = None,
         accept_changes: Iterable[str] = (),
+        limits: Limits | None = None,
     ) -> Result:
         """Trains, and returns the best and the last state with the history.
 
@@ -238,14 +266,18 @@ class Trainer:
             callbacks: `fn.Callback`s, or plain functions called with each epoch's `fn.Event`.
             seed: what all randomness comes from; 0 unless `state` is given.
             state: where to go on from; it is copied, not changed. Its key replaces the seed.
+            start: whose params and model_state to begin with at step 0, a pretrained network's or
+                those of a fit with another optimizer: a state, or a pair `(params, model_state)`.
             progress: whether to show a progress bar; `None` means in a terminal.
             checkpoint: where to save the whole run, and to go on from if it has been saved before:
                 a directory, saved to after each epoch, or `fn.checkpoint.every(...)`. The same
                 call then ends with the bits of a run that nothing has interrupted. On SIGTERM, and
                 on Ctrl-C in a script, the process saves and exits, with code 143 or 130.
             accept_changes: names of what may differ from the run that was saved, of `batch_size`,
-                `shuffle`, `key`, `stopping`, `data`, `validation` and `state`. (Epochs, steps,
-                callbacks, and when to save may differ anyway.)
+                `shuffle`, `key`, `stopping`, `data`, `validation`, `state` and `start`. (Epochs,
+                steps, limits, callbacks, and when to save may differ anyway.)
+            limits: of this call, from `fn.limits`: its seconds or steps, a trial run of a few
+                batches, or a few batches to be learnt by heart.
 
         Returns:
             The result. Its `best` is the state after the epoch with the best monitored value: that
@@ -256,9 +288,10 @@ class Trainer:
         """
         settings = Settings(
             *(epochs, steps, batch_size, shuffle, stopping, callbacks, seed, state, progress),
-            *(checkpoint, tuple(accept_changes)),
+            *(checkpoint, tuple(accept_changes), start, limits),
         )
-        return fitting.fit(self, data, validation, settings)
+        with eagerly(self.eager):
+            return fitting.fit(self, data, validation, settings)
 
     def state_at(self, step: int, data: Any, *, checkpoint: Any, **arguments: Any) -> TrainState:
         """The state that a run had at any of its steps, bit for bit.
@@ -319,17 +352,41 @@ class Trainer:
             >>> trainer.evaluate(state, (x, 3 * x))
             {'loss': 4.0}
         """
-        return evaluation.evaluate(self.programs, state, data, batch_size)
+        with eagerly(self.eager):
+            return evaluation.evaluate(self.programs, state, data, batch_size)
 
     def predict(self, state: TrainState, x: Any, *, batch_size: int = 128) -> Any:
         """The model's output for all of `x`, outside training.
 
         Args:
             state: whose params to use, `result.best` say.
-            x: inputs, with the examples along the first axis.
+            x: inputs with the examples along the first axis: an array, or a tuple or dict of
+                arrays; or an iterable of batches of them. A tuple that an iterable gives is
+                `(x, y)` or `(x, y, weight)`, as for `fit`, and only its x is used.
             batch_size: examples a batch.
 
         Returns:
-            The outputs of all examples, as `model.apply` gives them.
+            The outputs of all examples in their order, arrays or trees as `model.apply` gives them.
+            What would fill more than a quarter of the device's memory comes as NumPy arrays.
+
+        Raises:
+            TypeError, ValueError: `state` is of another model; there is no example; an output is
+                not per example.
         """
-        return evaluation.predict(self.programs, state, x, batch_size)
+        with eagerly(self.eager):
+            return evaluation.predict(self.programs, state, x, batch_size)
+
+
+def in_words(value: Any) -> str:
+    """A part of a trainer as its repr has it: functions by their names.
+
+    Example:
+        >>> in_words(optax.adam(1e-3)), in_words(optax.losses.squared_error)
+        ('chain', 'squared_error')
+    """
+    if isinstance(value, optax.GradientTransformation):
+        return maker(value.update)
+    if isinstance(value, Mapping):
+        return f"[{', '.join(value)}]"
+    plain = callable(value) and not isinstance(value, Model | Recipe)
+    return maker(value) if plain else repr(value)

@@ -1,6 +1,7 @@
 """The compiled programs of training: many steps in one, and the evaluation of a data set."""
 
 from collections.abc import Callable, Mapping
+from functools import partial, reduce
 from typing import Any, TypeAlias, TypeVar
 
 import jax
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 
 from funcnet.data.arrays import Columns
 from funcnet.data.blocks import Source, look_ahead, nth, take
+from funcnet.eager import compiled, is_eager
 from funcnet.metrics import Metric, average
 from funcnet.training.state import ORDER, stream
 from funcnet.training.step import Accumulators, Step, contribution, merge, nothing
@@ -33,12 +35,15 @@ def make_once(step: Step, metrics: Mapping[str, Metric], *, batch_size: int, shu
         shuffle: whether each epoch has an order of its own.
     """
 
+    @compiled
+    def next_batch(source: Source, key: jax.Array, step: jax.Array) -> Batch:
+        return take(look_ahead(source, key, step, 1, batch_size, shuffle), step, batch_size)
+
     def once(
         state: TrainState, found: Accumulators, source: Source
     ) -> tuple[TrainState, Accumulators, jax.Array]:
-        key = stream(state.key, ORDER)
-        ready = look_ahead(source, key, state.step, 1, batch_size, shuffle)
-        return follow(step, metrics, state, found, take(ready, state.step, batch_size))
+        batch = next_batch(source, stream(state.key, ORDER), state.step)
+        return follow(step, metrics, state, found, batch)
 
     return once
 
@@ -67,11 +72,14 @@ def make_advance(
             need it; they then store the carry of each step, and compute its inside anew.
     """
 
+    @compiled
+    def whole_order(source: Source, key: jax.Array, step: jax.Array) -> Any:
+        return look_ahead(source, key, step, capacity, batch_size, shuffle)
+
     def advance(
         state: TrainState, found: Accumulators, source: Source, n: Any
     ) -> tuple[TrainState, Accumulators, jax.Array]:
-        key = stream(state.key, ORDER)
-        ready = look_ahead(source, key, state.step, capacity, batch_size, shuffle)
+        ready = whole_order(source, stream(state.key, ORDER), state.step)
 
         def body(
             i: jax.Array, carry: tuple[TrainState, Accumulators, jax.Array]
@@ -124,15 +132,17 @@ def make_evaluate(
         return contribution(objective, metrics, params, model_state, batch, key=None)
 
     def evaluate(params: Params, model_state: ModelState, columns: Columns) -> Accumulators:
-        first = jax.eval_shape(lambda c: nth(c, 0, batch_size), columns)
-        shapes = jax.eval_shape(of_batch, params, model_state, first)
+        def part(i: Any) -> Accumulators:
+            return of_batch(params, model_state, nth(columns, i * batch_size, batch_size))
 
         def body(i: jax.Array, found: Accumulators) -> Accumulators:
-            batch = nth(columns, i * batch_size, batch_size)
-            return merge(metrics, found, of_batch(params, model_state, batch))
+            return merge(metrics, found, part(i))
 
         batches = len(jax.tree.leaves(columns)[0]) // batch_size
-        found: Accumulators = jax.lax.fori_loop(0, batches, body, nothing(metrics, shapes))
+        if is_eager():
+            return reduce(partial(merge, metrics), map(part, range(batches)))
+        begin = nothing(metrics, jax.eval_shape(part, 0))
+        found: Accumulators = jax.lax.fori_loop(0, batches, body, begin)
         return found
 
     return evaluate

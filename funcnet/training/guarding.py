@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from funcnet import errors, tree
@@ -137,7 +138,7 @@ def total(leaf: jax.Array) -> jax.Array:
     """The sum of an array's elements, each times a number that makes of large ones infinity."""
     if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
         return total(leaf.real) + total(leaf.imag)
-    large = jnp.sqrt(jnp.finfo(leaf.dtype).max) * 4  # whatever it is added to
+    large = 4 * float(np.finfo(leaf.dtype).max) ** 0.5  # infinite whatever it is added to
     row = leaf.shape[-1] if leaf.size and leaf.ndim else 1
     return (leaf.reshape(-1, row) @ jnp.full(row, large, leaf.dtype)).sum()
 

@@ -16,7 +16,7 @@ from funcnet.training.objective import (
     per_example,
     unpack,
 )
-from funcnet.types import Batch, Loss, Model, ModelState, Objective, Params
+from funcnet.types import Batch, Loss, Model, ModelState, Objective, Params, maker
 
 Mix: TypeAlias = Callable[[jax.Array, Any], tuple[Any, jax.Array, jax.Array]]
 """`mix(key, x) -> (x, partner, share)`: see `fn.augmentation.mixup`."""
@@ -36,6 +36,9 @@ class Recipe(NamedTuple):
     make: Callable[[Model, Mapping[str, Metric]], Objective]
     loss: Loss | None
     ignore: int | None = None
+
+    def __repr__(self) -> str:
+        return "objective(...)" if self.loss is None else f"objective({maker(self.loss)}, ...)"
 
 
 def objective(

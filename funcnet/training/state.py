@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import optax
 
 from funcnet import errors, tree
-from funcnet.types import Model, PyTree, TrainState
+from funcnet.eager import outline
+from funcnet.types import Model, ModelState, Params, PyTree, TrainState
 
 INIT, ORDER, NOISE, RESAMPLE = 0, 1, 2, 3
 """The streams of a run's key: initial params, order of examples, noise, and bootstrap resamples.
@@ -22,7 +23,11 @@ def stream(key: jax.Array, which: int) -> jax.Array:
 
 
 def init_state(
-    model: Model, optimizer: optax.GradientTransformation, key: jax.Array, x: Any
+    model: Model,
+    optimizer: optax.GradientTransformation,
+    key: jax.Array,
+    x: Any,
+    start: tuple[Params, ModelState] | None = None,
 ) -> TrainState:
     """The state of step 0.
 
@@ -31,12 +36,14 @@ def init_state(
         optimizer: its memory is part of the state.
         key: the key of the whole run, from `jax.random.key(seed)`.
         x: a batch of inputs, or `jax.ShapeDtypeStruct`s that describe one.
+        start: the params and model_state to begin with, those of `model.init` unless given.
 
     Raises:
         TypeError: `key` is not a key; a param is not floating.
     """
     check_key("init", key)
-    params, model_state = model.init(stream(key, INIT), tree.spec(x))
+    first_of = model.init if start is None else lambda key, x: start
+    params, model_state = first_of(stream(key, INIT), outline(x))
     check_params(params)
     state = TrainState(jnp.zeros((), jnp.int32), params, model_state, optimizer.init(params), key)
     first: TrainState = strong(state)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from funcnet import errors, tree
+from funcnet.eager import is_eager
 from funcnet.metrics import Metric, weighted, zeros
 from funcnet.training.guarding import Guard, guard_of
 from funcnet.training.scaling import loss_scale
@@ -170,18 +171,21 @@ def descend_by_parts(
 ) -> Descent:
     """The same over micro-batches: `sum(W_i * mean_i) / W` and its gradient, W the whole weight."""
 
-    def part(carry: Descent, numbered: tuple[Any, Batch]) -> tuple[Descent, None]:
+    def part(carry: Descent | None, numbered: tuple[Any, Batch]) -> tuple[Descent, None]:
         i, batch = numbered
         key = jax.random.fold_in(noise, i)
-        at = descend(objective, metrics, state, carry.model_state, batch, key)
-        return add_part(metrics, carry, at), None
+        model_state = state.model_state if carry is None else carry.model_state
+        at = descend(objective, metrics, state, model_state, batch, key)
+        sums = empty(metrics, at, state) if carry is None else carry
+        return add_part(metrics, sums, at), None
 
-    first = jax.tree.map(lambda leaf: leaf[0], micro)
-    shape = jax.eval_shape(
-        lambda b: descend(objective, metrics, state, state.model_state, b, noise), first
-    )
     count = len(jax.tree.leaves(micro)[0])
-    carry, _ = jax.lax.scan(part, empty(metrics, shape, state), (jnp.arange(count), micro))
+    begin: Any = None
+    if not is_eager():  # what a loop begins with must have the shapes that it ends with
+        first = 0, jax.tree.map(lambda leaf: leaf[0], micro)
+        shape: Descent = jax.eval_shape(part, None, first)[0]
+        begin = empty(metrics, shape, state)
+    carry: Descent = jax.lax.scan(part, begin, (jnp.arange(count), micro))[0]
     whole = nonzero(carry.weight)
     grads = jax.tree.map(lambda g, p: (g / whole).astype(p.dtype), carry.grads, state.params)
     return carry._replace(value=carry.value / whole, grads=grads)

@@ -418,7 +418,9 @@ def test_a_start_of_another_model_is_refused():
     other = fn.Trainer(fn.dense(2), loss=optax.losses.squared_error, optimizer=optax.sgd(0.1))
     with pytest.raises(ValueError, match="`run`: start must have the params and model_state of"):
         run(KEY, (x, y), 0.1, None, other.init(KEY, x))
-    with pytest.raises(TypeError, match=r"`run`: start must be a fn\.TrainState, got \{"):
+    with pytest.raises(
+        TypeError, match=r"`run`: start must be a fn\.TrainState, or a pair .*, got \{"
+    ):
         run(KEY, (x, y), 0.1, None, {"kernel": x})
 
 
