@@ -71,7 +71,7 @@ def taken(params: Params, take: str | Sequence[str], skip: str | Sequence[str]) 
     want, but = (
         {
             p: v
-            for each in patterns(name, given)
+            for each in patterns("transfer", name, given)
             for p, v in tree.select("transfer", params, each).items()
         }
         for name, given in (("take", take), ("skip", skip))
@@ -79,12 +79,12 @@ def taken(params: Params, take: str | Sequence[str], skip: str | Sequence[str]) 
     return {path: value for path, value in want.items() if path not in but}
 
 
-def patterns(name: str, given: Any) -> list[str]:
+def patterns(function: str, name: str, given: Any) -> list[str]:
     """Path patterns, of which one may stand alone."""
     found = [given] if isinstance(given, str) else given
     if not (isinstance(found, Sequence) and all(isinstance(each, str) for each in found)):
         raise TypeError(
-            f"`transfer`: {name} must be path patterns, got {errors.describe(given)}. "
+            f"`{function}`: {name} must be path patterns, got {errors.describe(given)}. "
             "Say `'encoder/**'`."
         )
     return list(found)
@@ -203,7 +203,7 @@ def wildcards(pattern: str) -> list[str]:
     return re.findall(r"\*\*|\*", pattern)
 
 
-def as_regex(pattern: str) -> str:
+def as_regex(pattern: str, separator: str = "/") -> str:
     """A pattern as a regular expression with a group for each wildcard."""
-    words = {"**": "(.*)", "*": "([^/]*)"}
+    words = {"**": "(.*)", "*": f"([^{separator}]*)"}
     return "".join(words.get(part, re.escape(part)) for part in re.split(r"(\*\*|\*)", pattern))

@@ -36,6 +36,9 @@ DTYPES = {
 
 MOST_HEADER = 2**26
 
+PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
+"""Endings of PyTorch's own files."""
+
 
 class Tensor(NamedTuple):
     """An array in a file: what it is, and the byte of the file at which it begins."""
@@ -62,22 +65,21 @@ def save_weights(path: Any, params: Params) -> None:
         >>> fn.checkpoint.load_weights(path)
         {'head': {'kernel': array([1, 1], dtype=bfloat16)}}
     """
-    from safetensors import numpy as safetensors
-
     by_path = tree.paths(params)
+    check_arrays("save_weights", by_path)
+    write(as_path("save_weights", path), by_path)
+
+
+def check_arrays(function: str, by_path: Mapping[str, Any]) -> None:
+    """Raises unless the format can hold all of these."""
     wrong = [
         f"{name}: {leaves.kind_words(value)}" for name, value in by_path.items() if not fits(value)
     ]
     if wrong:
         raise TypeError(
-            "`save_weights`: params must be whole arrays in this process, of the dtypes "
+            f"`{function}`: params must be whole arrays in this process, of the dtypes "
             f"{', '.join(DTYPES.values())}, got {'; '.join(wrong)}. Leave them out, or convert."
         )
-    if not processes.first():
-        return
-    arrays = {name: np.array(value, order="C") for name, value in by_path.items()}
-    with files.whole(as_path("save_weights", path)) as draft:
-        safetensors.save_file(arrays, draft)
 
 
 def fits(value: Any) -> bool:
@@ -85,6 +87,17 @@ def fits(value: Any) -> bool:
     if isinstance(value, jax.Array) and not value.is_fully_addressable:
         return False
     return hasattr(value, "dtype") and str(value.dtype) in DTYPES.values()
+
+
+def write(path: Path, by_name: Mapping[str, Any], metadata: dict[str, str] | None = None) -> None:
+    """Writes a file, in the first process."""
+    from safetensors import numpy as safetensors
+
+    if not processes.first():
+        return
+    arrays = {name: np.array(value, order="C") for name, value in by_name.items()}
+    with files.whole(path) as draft:
+        safetensors.save_file(arrays, draft, metadata)
 
 
 def as_path(function: str, path: Any) -> Path:
@@ -141,10 +154,23 @@ def tensors(function: str, path: Path, file: IO[bytes]) -> dict[str, Tensor]:
     try:
         return promised(file, os.fstat(file.fileno()).st_size)
     except (DamagedError, RecursionError) as error:
+        refuse_pickle(function, path, file)
         raise DamagedError(
             f"`{function}`: {path} must be a whole safetensors file, got one in which {error}. "
             "Take a copy of it from elsewhere."
         ) from None
+
+
+def refuse_pickle(function: str, path: Path, file: IO[bytes]) -> None:
+    """Raises with the way out if a file begins as those of PyTorch's own that are pickles do."""
+    file.seek(0)
+    if file.read(4) == b"PK\x03\x04" or path.suffix in PICKLES:
+        raise DamagedError(
+            f"`{function}`: {path} must be a safetensors file, got a pickle, as `torch.save` makes "
+            "them: to read one is to run what is in it. Convert it in PyTorch, "
+            "`safetensors.torch.save_file(torch.load(path, weights_only=True), "
+            "'model.safetensors')`."
+        )
 
 
 def promised(file: IO[bytes], size: int) -> dict[str, Tensor]:
