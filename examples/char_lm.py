@@ -9,8 +9,8 @@
 Both learn from windows of 128 characters, to predict each from those before it. In the test they
 read as much text at once as they can: the transformer has positions for 128, the LSTM none. For
 writing, the same params go into the same model made with `decode=True`, which keeps what it has
-read in its model_state (a cache of keys and values, or the LSTM's state), so that a character costs
-one step.
+read in its model_state (a cache of keys and values, or the LSTM's state), so that `fn.generate`
+takes one step for a character.
 """
 
 import argparse
@@ -22,7 +22,6 @@ from functools import partial
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -98,40 +97,18 @@ def make_trainer(model, steps):
 # ---------------------------------------------------------------------------------------- writing
 
 
-@partial(jax.jit, static_argnames=("model", "n"))
-def write(model, params, prompt, n, key, temperature):
-    """`n` characters after `prompt` int32[1, P]: at temperature 0 the likeliest each time.
-
-    One compiled program: the prompt is read at once, then each character is one turn of a scan.
-    """
-    space = jax.ShapeDtypeStruct((1, LENGTH), jnp.int32)
-    cache = model.init(key, space)[1]
-    logits, cache = model.apply(params, cache, prompt)
-
-    def draw(key, logits):
-        cold = jnp.argmax(logits, -1)
-        warm = jax.random.categorical(key, logits / jnp.maximum(temperature, 1e-6))
-        return jnp.where(temperature > 0, warm, cold).astype(jnp.int32)
-
-    def turn(carry, key):
-        logits, cache = carry
-        token = draw(key, logits)  # (1,)
-        logits, cache = model.apply(params, cache, token[:, None])
-        return (logits[:, -1], cache), token
-
-    _, tokens = jax.lax.scan(turn, (logits[:, -1], cache), jax.random.split(key, n))
-    return tokens[:, 0]
-
-
 def show(make, state, characters, seed=0):
-    """What the model writes, greedily and by chance."""
+    """What the model writes, greedily and by chance: each text is one compiled program."""
     decoder = make(decode=True)
     prompt = "The whale "
-    tokens = jnp.array([[characters.index(c) for c in prompt]], jnp.int32)
+    tokens = [[characters.index(c) for c in prompt]]
     for temperature in (0.0, 0.8):
-        key = jax.random.key(seed)
-        new = write(decoder, state.params, tokens, LENGTH - len(prompt), key, temperature)
-        text = prompt + "".join(characters[i] for i in np.asarray(new))
+        written = fn.generate(
+            *(decoder, state.params, state.model_state, tokens, LENGTH - len(prompt)),
+            key=jax.random.key(seed),
+            temperature=temperature,
+        )
+        text = prompt + "".join(characters[i] for i in np.asarray(written.tokens[0]))
         print(f"  at temperature {temperature}: {text!r}")
 
 
