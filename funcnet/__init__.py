@@ -31,6 +31,7 @@ from funcnet.nn import (
     embedding,
     encoder_block,
     flatten,
+    frozen,
     gaussian_noise,
     global_avg_pool,
     global_max_pool,
@@ -41,6 +42,8 @@ from funcnet.nn import (
     layer_norm,
     layer_stack,
     learned_positions,
+    lora,
+    lora_merged,
     lstm,
     max_pool,
     mixed_precision,
@@ -66,18 +69,48 @@ from funcnet.stopping import Reason, early_stopping
 from funcnet.trainer import (
     Callback,
     Event,
+    Limits,
     Result,
     RunResult,
     StopTraining,
     Trainer,
     json_lines,
+    limits,
     make_run,
 )
-from funcnet.training import averaged, ema, guarded, loss_scaling, objective, swa, unpack
+from funcnet.training import (
+    averaged,
+    ema,
+    from_epoch,
+    from_step,
+    guarded,
+    loss_scaling,
+    objective,
+    parts,
+    reduce_on_plateau,
+    swa,
+    unpack,
+    watched,
+)
 from funcnet.types import Model, TrainState
 
 if TYPE_CHECKING:
-    from funcnet.inspect import describe, graph, plot, plot_confusion, summary
+    from funcnet import inference, sklearn
+    from funcnet.inference import Generated, generate, generate_stream, predict
+    from funcnet.inspect import (
+        describe,
+        first_nan,
+        graph,
+        intermediates,
+        plot,
+        plot_confusion,
+        plot_examples,
+        plot_histograms,
+        plot_schedule,
+        show,
+        summary,
+    )
+    from funcnet.monitoring import csv_lines, tensorboard, throughput, trackio, wandb
     from funcnet.planning import plan, plan_scaling
     from funcnet.studies import (
         bias_variance,
@@ -86,6 +119,7 @@ if TYPE_CHECKING:
         halving,
         learning_curve,
         log_uniform,
+        lr_range,
         sweep,
         temperature,
         uniform,
@@ -94,28 +128,49 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 LAZY = {
+    "Generated": "funcnet.inference",
     "bias_variance": "funcnet.studies",
     "cross_validate": "funcnet.studies",
+    "csv_lines": "funcnet.monitoring",
     "describe": "funcnet.inspect",
     "ensemble": "funcnet.studies",
+    "first_nan": "funcnet.inspect",
+    "generate": "funcnet.inference",
+    "generate_stream": "funcnet.inference",
     "graph": "funcnet.inspect",
     "halving": "funcnet.studies",
+    "intermediates": "funcnet.inspect",
     "learning_curve": "funcnet.studies",
     "log_uniform": "funcnet.studies",
+    "lr_range": "funcnet.studies",
     "plan": "funcnet.planning",
     "plan_scaling": "funcnet.planning",
     "plot": "funcnet.inspect",
     "plot_confusion": "funcnet.inspect",
+    "plot_examples": "funcnet.inspect",
+    "plot_histograms": "funcnet.inspect",
+    "plot_schedule": "funcnet.inspect",
+    "predict": "funcnet.inference",
+    "show": "funcnet.inspect",
     "summary": "funcnet.inspect",
     "sweep": "funcnet.studies",
     "temperature": "funcnet.studies",
+    "tensorboard": "funcnet.monitoring",
+    "throughput": "funcnet.monitoring",
+    "trackio": "funcnet.monitoring",
     "uniform": "funcnet.studies",
+    "wandb": "funcnet.monitoring",
 }
 """Names that are loaded at their first use, with what they stand on."""
+
+FOLDERS = "inference", "sklearn"
+"""The same of whole folders."""
 
 __all__ = [
     "Callback",
     "Event",
+    "Generated",
+    "Limits",
     "Model",
     "Placement",
     "Reason",
@@ -138,6 +193,7 @@ __all__ = [
     "conv",
     "conv_transpose",
     "cross_validate",
+    "csv_lines",
     "data",
     "data_parallel",
     "decoder_block",
@@ -150,9 +206,15 @@ __all__ = [
     "embedding",
     "encoder_block",
     "ensemble",
+    "first_nan",
     "flatten",
+    "from_epoch",
+    "from_step",
+    "frozen",
     "fully_sharded",
     "gaussian_noise",
+    "generate",
+    "generate_stream",
     "global_avg_pool",
     "global_max_pool",
     "graph",
@@ -160,15 +222,21 @@ __all__ = [
     "gru",
     "guarded",
     "halving",
+    "inference",
     "instance_norm",
+    "intermediates",
     "is_training",
     "json_lines",
     "layer_norm",
     "layer_stack",
     "learned_positions",
     "learning_curve",
+    "limits",
     "log_uniform",
+    "lora",
+    "lora_merged",
     "loss_scaling",
+    "lr_range",
     "lstm",
     "make_run",
     "max_pool",
@@ -177,12 +245,18 @@ __all__ = [
     "nn",
     "objective",
     "on_mesh",
+    "parts",
     "permute",
     "plan",
     "plan_scaling",
     "plot",
     "plot_confusion",
+    "plot_examples",
+    "plot_histograms",
+    "plot_schedule",
     "pmapped",
+    "predict",
+    "reduce_on_plateau",
     "remat",
     "reshape",
     "residual",
@@ -191,7 +265,9 @@ __all__ = [
     "rnn",
     "separable_conv",
     "sequential",
+    "show",
     "sinusoidal_positions",
+    "sklearn",
     "spatial_dropout",
     "stateless",
     "stochastic_depth",
@@ -200,19 +276,26 @@ __all__ = [
     "swa",
     "sweep",
     "temperature",
+    "tensorboard",
+    "throughput",
     "time_distributed",
+    "trackio",
     "training",
     "tree",
     "types",
     "uniform",
     "unpack",
     "upsample",
+    "wandb",
+    "watched",
     "wire",
 ]
 
 
 def __getattr__(name: str) -> Any:
     """Loads what is not needed by everyone."""
+    if name in FOLDERS:
+        return import_module(f"funcnet.{name}")
     if name in LAZY:
         return getattr(import_module(LAZY[name]), name)
     raise AttributeError(f"module 'funcnet' has no attribute {name!r}")

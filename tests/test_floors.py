@@ -13,6 +13,8 @@ FLOORS = {
     "tree": 1,
     "between": 1,
     "errors": 2,
+    "eager": 2,
+    "tables": 0,
     "policies": 0,
     "autodiff": 3,
     "nn": 3,
@@ -27,6 +29,9 @@ FLOORS = {
     "inspect": 8,
     "planning": 9,
     "studies": 9,
+    "sklearn": 9,
+    "inference": 8,
+    "monitoring": 10,
 }
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 
