@@ -1,0 +1,1 @@
+"""What the site is made with, beside Sphinx: each module is an extension of its own."""
