@@ -11,7 +11,10 @@ PyTree: TypeAlias = Any
 """Any nesting of dicts, lists, tuples and registered classes with arrays as leaves."""
 
 Params: TypeAlias = PyTree
+"""A model's learnt arrays, as `init` gives them and an optimizer changes them."""
+
 ModelState: TypeAlias = PyTree
+"""A model's other arrays, such as running statistics or a cache; an empty dict if it has none."""
 
 Batch: TypeAlias = tuple[Any, ...]
 """The data of one step: `(x, y)` or `(x, y, weight)`, with the examples along the first axis."""

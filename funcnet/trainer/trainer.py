@@ -231,7 +231,7 @@ class Trainer:
     def fit(
         self,
         data: Any,
-        *,
+        *more: Any,
         validation: Any = None,
         epochs: int | None = None,
         steps: int | None = None,
@@ -256,6 +256,7 @@ class Trainer:
             data: `(x, y)` or `(x, y, weight)`, arrays with the examples along the first axis (`x`
                 may be a tuple or dict of arrays); or an iterable of such batches, which is
                 passed through once an epoch in its own order, sizes and all.
+            more: nothing; x and y are one pair.
             validation: data of the same form; or a fraction in 0 .. 1, that share of the examples
                 drawn at random and held out.
             epochs: the epoch at which to stop, counted from step 0; 1 unless `steps` is given.
@@ -286,6 +287,11 @@ class Trainer:
         Raises:
             TypeError, ValueError: an argument is wrong; nothing has been trained then.
         """
+        if more:
+            raise TypeError(
+                f"`fit`: data must be one value, got {1 + len(more)} positional arguments. Put x "
+                "and y into a pair, `fit((x, y), ...)`, and name all else, `epochs=10` say."
+            )
         settings = Settings(
             *(epochs, steps, batch_size, shuffle, stopping, callbacks, seed, state, progress),
             *(checkpoint, tuple(accept_changes), start, limits),

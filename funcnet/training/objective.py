@@ -78,6 +78,12 @@ def evaluated(loss: Loss, y_pred: Any, y: Any) -> Any:
     except Exception as error:
         if extra_axis(y_pred, y):
             raise mismatch(y_pred, y) from error
+        if remedy := of_labels(y_pred, y, error):
+            raise type(error)(
+                "`loss`: y must be a class for each example, whole numbers without the last axis "
+                f"of y_pred = {errors.describe(spec(y_pred))}, got {errors.describe(spec(y))}. "
+                f"{remedy}"
+            ) from error
         error.add_note(
             f"in `loss`, for y_pred = {errors.describe(spec(y_pred))} and "
             f"y = {errors.describe(spec(y))}"
@@ -147,6 +153,18 @@ def extra_axis(y_pred: Any, y: Any) -> str | None:
     if y_pred.shape == (*y.shape, 1):
         return "y_pred"
     return "y" if y.shape == (*y_pred.shape, 1) else None
+
+
+def of_labels(y_pred: Any, y: Any, error: Exception) -> str:
+    """How to mend labels that may have been meant as classes, where a loss has refused them."""
+    if not (hasattr(y_pred, "shape") and hasattr(y, "shape")):
+        return ""
+    if y.ndim > 1 and y.shape == (*y_pred.shape[:-1], 1):
+        return "Take the axis off y, with `y[..., 0]`."
+    refused = isinstance(error, TypeError) and jnp.issubdtype(y.dtype, jnp.floating)
+    if y.shape == y_pred.shape[:-1] and refused:
+        return 'Make whole numbers of them, with `y.astype("int32")`.'
+    return ""
 
 
 def mismatch(y_pred: Any, y: Any) -> ValueError:

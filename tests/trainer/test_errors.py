@@ -194,6 +194,20 @@ REFUSED = {
         lambda: fit((X, R), classifier(model=fn.sequential(lambda x: x[:, 0]), loss=squares)),
         ValueError, BROADCAST.format("float32[4]", "float32[4, 1]",
             "Take the axis off y, with `y[:, 0]`.")),
+    "classes with an axis of 1": (
+        lambda: fit((X, Y[:, None])), ValueError,
+        "`loss`: y must be a class for each example, whole numbers without the last axis of "
+        "y_pred = float32[4, 4], got int32[4, 1]. "
+        "Take the axis off y, with `y[..., 0]`."),
+    "classes that are not whole": (
+        lambda: fit((X, Y.astype(np.float32))), TypeError,
+        "`loss`: y must be a class for each example, whole numbers without the last axis of "
+        "y_pred = float32[4, 4], got float32[4]. "
+        'Make whole numbers of them, with `y.astype("int32")`.'),
+    "x and y apart": (
+        lambda: CLASSIFIER.fit(X, Y), TypeError,
+        "`fit`: data must be one value, got 2 positional arguments. Put x and y into a pair, "
+        "`fit((x, y), ...)`, and name all else, `epochs=10` say."),
     "(B, k) against (B,), k = B": (
         lambda: fit((X, R[:, 0]), classifier(loss=squares)), ValueError,
         BROADCAST.format("float32[4, 4]", "float32[4]",
