@@ -84,6 +84,8 @@ def check_arrays(function: str, by_path: Mapping[str, Any]) -> None:
 
 def fits(value: Any) -> bool:
     """Whether the format can hold an array."""
+    if isinstance(value, jax.ShapeDtypeStruct):
+        return False
     if isinstance(value, jax.Array) and not value.is_fully_addressable:
         return False
     return hasattr(value, "dtype") and str(value.dtype) in DTYPES.values()
@@ -91,13 +93,17 @@ def fits(value: Any) -> bool:
 
 def write(path: Path, by_name: Mapping[str, Any], metadata: dict[str, str] | None = None) -> None:
     """Writes a file, in the first process."""
+    from safetensors import SafetensorError
     from safetensors import numpy as safetensors
 
     if not processes.first():
         return
     arrays = {name: np.array(value, order="C") for name, value in by_name.items()}
     with files.whole(path) as draft:
-        safetensors.save_file(arrays, draft, metadata)
+        try:
+            safetensors.save_file(arrays, draft, metadata)
+        except SafetensorError as error:
+            raise OSError(f"{path}: {error}") from error
 
 
 def as_path(function: str, path: Any) -> Path:

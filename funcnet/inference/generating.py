@@ -25,7 +25,9 @@ class Generated(NamedTuple):
         log_probs: float32[B, length], the log-probability in nats that the model gave each token,
             before temperature, `top_k` and `top_p`; 0 behind the end of a row.
         lengths: int32[B], how many tokens of each row count, the one that stopped it among them.
-        model_state: of the model after all of them; with it the next call goes on from there.
+        model_state: of the model after all of them; with it the next call goes on from there, if
+            all rows have ended together. What ended before others has read on, tokens behind its
+            end: go on from there with its whole text as the prompt.
     """
 
     tokens: jax.Array

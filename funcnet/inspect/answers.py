@@ -33,14 +33,31 @@ def answers(y: Any, y_pred: Any, names: Names, count: int) -> Answers:
     predicted = None if y_pred is None else read("y_pred", y_pred, count)
     wrong = None
     if true is not None and predicted is not None and true.dtype.kind != "f":
-        if is_class(true) and predicted.dtype.kind == "f":
+        if predicted.dtype.kind == "f":
             predicted = of_binary_logits(predicted)
+        true, predicted = alike(true, predicted, names)
         wrong = np.asarray(true != predicted)
     return Answers(
         None if true is None else in_words(true, names),
         None if predicted is None else in_words(predicted, names),
         wrong,
     )
+
+
+def alike(true: np.ndarray, predicted: np.ndarray, names: Names) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and predictions of one kind: classes as numbers, unless either are names."""
+    if is_class(true) and is_class(predicted):
+        both_bool = true.dtype == predicted.dtype == bool
+        return (true, predicted) if both_bool else (true.astype(int), predicted.astype(int))
+    if not (is_class(true) or is_class(predicted)):
+        return true, predicted
+    if names is None:
+        raise ValueError(
+            "`plot_examples`: y and y_pred must both be names or both be numbers of classes, got "
+            f"{errors.describe(true)} and {errors.describe(predicted)}. Say in labels what the "
+            "classes are called."
+        )
+    return np.array(in_words(true, names)), np.array(in_words(predicted, names))
 
 
 def of_binary_logits(logits: np.ndarray) -> np.ndarray:

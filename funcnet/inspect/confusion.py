@@ -52,8 +52,9 @@ def plot_confusion(matrix: Any, labels: Sequence[Any] | None = None) -> "Figure"
     write_counts(axes, counts, shares, cell)
     size = min(10, 50 * cell)
     upright = max(map(len, names)) * size > 90 * cell
-    axes.set_xticks(range(len(names)), names, rotation=90 * upright, fontsize=size)
-    axes.set_yticks(range(len(names)), names, fontsize=size)
+    plain: dict[str, Any] = {"fontsize": size, "parse_math": False}
+    axes.set_xticks(range(len(names)), names, rotation=90 * upright, **plain)
+    axes.set_yticks(range(len(names)), names, **plain)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     axes.tick_params(length=0)

@@ -235,7 +235,8 @@ def draw_behind(
         axes.plot(middles, foot + tall * bars, color="white", linewidth=0.8, zorder=i)
     step = -(-count // 6)
     shown = range(0, count, step)
-    axes.set_yticks([count - 1 - i for i in shown], [shortened(names[i], 10) for i in shown])
+    words = [shortened(names[i], 10) for i in shown]
+    axes.set_yticks([count - 1 - i for i in shown], words, parse_math=False)
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False)
     axes.set_ylim(-0.2, count + 4.5)

@@ -171,7 +171,8 @@ def evaluate(
         elif not has_names(equation):
             outs = bound(equation, ins)
         elif called is not None:
-            outs = evaluate(called, ins, kinds, found, here)
+            inside = evaluate(called, ins, kinds, found, here)
+            outs = bound(equation, ins) if has_own_derivative(equation) else inside
         elif equation.primitive.name == "scan":
             outs = evaluate_scan(equation, ins, kinds, found, here)
         else:
@@ -213,16 +214,27 @@ def has_names(equation: Any) -> bool:
     return inner is not None and any(map(has_names, getattr(inner, "jaxpr", inner).eqns))
 
 
+def has_own_derivative(equation: Any) -> bool:
+    """Whether an equation has a derivative other than that of what it calls."""
+    return bool(equation.primitive.name.startswith("custom_"))
+
+
 def words_of(leaf: Any) -> tuple[str, ...]:
     """Shape and range of an array in words; the shape alone while it is traced."""
     shape = errors.describe(leaf)
-    if isinstance(leaf, jax.core.Tracer) or not jax.numpy.issubdtype(leaf.dtype, np.number):
+    if isinstance(leaf, jax.core.Tracer) or not is_real(leaf.dtype):
         return shape, "", "", "", ""
     values = np.asarray(leaf).astype(np.float64)
     finite = values[np.isfinite(values)]
     ranges = (finite.min(), finite.mean(), finite.max()) if finite.size else ()
     words = [f"{number:.4g}" for number in ranges] or ["", "", ""]
-    return shape, *words, share(1 - finite.size / max(values.size, 1))
+    return shape, *words, share((values.size - finite.size) / max(values.size, 1))
+
+
+def is_real(dtype: Any) -> bool:
+    """Whether a dtype is of numbers that have a range."""
+    known = jax.numpy.issubdtype
+    return known(dtype, np.number) and not known(dtype, np.complexfloating)
 
 
 def share(part: float) -> str:

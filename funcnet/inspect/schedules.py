@@ -67,7 +67,7 @@ def plot_schedule(schedule: Any, steps: int, *, name: str = "learning rate") -> 
     figure = new_figure("plot_schedule", 6.4, 3.4)
     axes = figure.add_subplot()
     frame(axes, "step")
-    axes.set_ylabel(name, color=GREY)
+    axes.set_ylabel(name, color=GREY, parse_math=False)
     if spans_decades(np.concatenate([values for _, values in lines.values()])):
         axes.set_yscale("log")
     ends = []

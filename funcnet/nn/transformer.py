@@ -27,6 +27,7 @@ def encoder_block(
     causal: bool = False,
     norm_first: bool = True,
     activation: Activation = jax.nn.gelu,
+    epsilon: float = 1e-6,
     decode: bool = False,
 ) -> Model:
     """Self-attention and a two-layer network, each around a shortcut, `(B, T, C) -> (B, T, C)`.
@@ -43,6 +44,7 @@ def encoder_block(
         norm_first: whether to normalise before each part, which trains more easily, or after it,
             as the first transformers did.
         activation: between the two layers.
+        epsilon: of the layer norms; PyTorch's is 1e-5.
         decode: as for `attention`.
 
     Returns:
@@ -79,9 +81,9 @@ def encoder_block(
         "encoder_block",
         wire(
             forward,
-            attention_norm=layer_norm(),
+            attention_norm=layer_norm(epsilon=epsilon),
             attention=attention(heads, dropout=dropout, causal=causal, decode=decode),
-            mlp_norm=layer_norm(),
+            mlp_norm=layer_norm(epsilon=epsilon),
             mlp=mlp(hidden, activation),
             dropout=drop(dropout),
         ),
@@ -95,6 +97,7 @@ def decoder_block(
     dropout: float = 0.0,
     norm_first: bool = True,
     activation: Activation = jax.nn.gelu,
+    epsilon: float = 1e-6,
     decode: bool = False,
 ) -> Model:
     """Causal self-attention, cross-attention to a memory and a network, each around a shortcut.
@@ -108,6 +111,7 @@ def decoder_block(
         dropout: see heads.
         norm_first: see heads.
         activation: see heads.
+        epsilon: see heads.
         decode: see heads; keys and values of the memory are computed anew at each call.
 
     Returns:
@@ -148,11 +152,11 @@ def decoder_block(
         "decoder_block",
         wire(
             forward,
-            attention_norm=layer_norm(),
+            attention_norm=layer_norm(epsilon=epsilon),
             attention=attention(heads, dropout=dropout, causal=True, decode=decode),
-            cross_norm=layer_norm(),
+            cross_norm=layer_norm(epsilon=epsilon),
             cross=attention(heads, dropout=dropout),
-            mlp_norm=layer_norm(),
+            mlp_norm=layer_norm(epsilon=epsilon),
             mlp=mlp(hidden, activation),
             dropout=drop(dropout),
         ),

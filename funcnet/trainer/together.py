@@ -55,7 +55,8 @@ def facts_of(settings: Settings, columns: Columns | None, validation: Any) -> di
 
 def rule_of(stopping: Stopping) -> str:
     """A rule for stopping, with a checksum of how it decides."""
-    rule = str(jax.make_jaxpr(stopping.update)(0.0, stopping.init()))
+    with jax.disable_jit(False):  # where all else runs eagerly, it is the same rule
+        rule = str(jax.make_jaxpr(stopping.update)(0.0, stopping.init()))
     return f"{stopping.monitor!r}, {stopping.mode}, of checksum {zlib.crc32(rule.encode()):08x}"
 
 

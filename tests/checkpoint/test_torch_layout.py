@@ -369,6 +369,14 @@ def test_a_leaf_may_have_a_rule_of_its_own(tmp_path):
     assert same(load_torch(tmp_path / "m.safetensors", small_like(), names=names), small_like())
 
 
+def test_shapes_without_arrays_and_a_folder_that_is_not_there_are_refused(tmp_path):
+    specs = jax.eval_shape(small_like)
+    with pytest.raises(TypeError, match=r"`save_torch`: .* whole arrays.*body/bias: ShapeDtypeS"):
+        save_torch(tmp_path / "m.safetensors", specs)
+    with pytest.raises(OSError, match=r"none/m.safetensors: .*No such file"):
+        save_torch(tmp_path / "none" / "m.safetensors", small_like())
+
+
 def test_what_is_skipped_is_not_saved(tmp_path):
     save_torch(tmp_path / "m.safetensors", small_like(), skip=["head/**", "norm/mean"])
     saved = safetensors.numpy.load_file(tmp_path / "m.safetensors")
@@ -403,9 +411,11 @@ def test_networks_of_pytorch_give_the_same(name, tmp_path):
         theirs, model, names = make_torch_golden.resnet(torch), torch_models.resnet(), RESNET
         x = torch.randn(2, 3, 64, 64)
     else:
-        layer = torch.nn.TransformerEncoderLayer(32, 4, 64, batch_first=True, layer_norm_eps=1e-6)
+        layer = torch.nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
         theirs, names = make_torch_golden.as_trained(torch, layer), BLOCK
-        model = fn.encoder_block(4, 64, norm_first=False, activation=jax.nn.relu)
+        model = fn.encoder_block(
+            4, 64, norm_first=False, activation=jax.nn.relu, epsilon=layer.norm1.eps
+        )
         x = torch.randn(2, 7, 32)
     y = theirs(x).detach().numpy()
     weights = {path: value.numpy().copy() for path, value in theirs.state_dict().items()}

@@ -125,6 +125,41 @@ def test_the_table_shows_what_is_not_finite():
     assert "<td style='text-align: left'>log</td>" in found._repr_html_()
 
 
+def test_the_table_has_no_ranges_of_what_has_none():
+    model = fn.sequential(lambda x: x + 1j, lambda x: x.real[:, :0])
+    found = repr(intermediates(model, {}, {}, X)).splitlines()[2:]
+    assert [line.split() for line in found] == [
+        ["0", "<lambda>", "complex64[4,", "3]"],
+        ["1", "<lambda>", "float32[4,", "0]", "0"],
+    ]
+
+
+def test_a_derivative_of_its_own_stays():
+    inner = fn.sequential(fn.dense(2), jnp.tanh)
+
+    @jax.custom_vjp
+    def reversed_gradient(params, x):
+        return inner.apply(params, {}, x)[0]
+
+    def forward(params, x):
+        return jax.vjp(reversed_gradient.__wrapped__, params, x)
+
+    def backward(pullback, g):
+        return pullback(-g)
+
+    reversed_gradient.defvjp(forward, backward)
+
+    def apply(params, model_state, x, *, key=None, training=None):
+        return reversed_gradient(params, x), model_state
+
+    model = fn.sequential(fn.Model(inner.init, apply), jnp.square)
+    params, _ = model.init(jax.random.key(0), X)
+    by_name = jax.grad(lambda params: intermediates(model, params, {}, X)["1"].sum())(params)
+    expected = jax.grad(lambda params: model.apply(params, {}, X)[0].sum())(params)
+    jax.tree.map(np.testing.assert_array_equal, by_name, expected)
+    assert "0/1" in intermediates(model, params, {}, X)
+
+
 @pytest.mark.parametrize(
     ("model", "x", "message"),
     [

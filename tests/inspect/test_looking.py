@@ -1,5 +1,6 @@
 """What stands in the pictures of data, params, schedules, graphs and runs, against numpy."""
 
+import io
 import sys
 
 import jax
@@ -178,6 +179,23 @@ def test_images_have_their_labels_and_wrong_ones_a_frame():
     )
 
 
+@pytest.mark.parametrize(
+    ("y", "y_pred", "labels", "shown"),
+    [
+        (["a", "b", "a"], [0, 1, 1], ["a", "b"], ["a", "b", "b, not a"]),
+        ([0, 1, 0], ["a", "b", "b"], ["a", "b"], ["a", "b", "b, not a"]),
+        (["a", "b", "a"], [-1.0, 2.0, 2.0], ["a", "b"], ["a", "b", "b, not a"]),
+        ([0, 1, 0], [False, True, True], None, ["0", "1", "1, not 0"]),
+        ([False, True, False], [-1.0, 2.0, 2.0], None, ["0", "1", "1, not 0"]),
+        ([False, True, False], [False, True, True], None, ["False", "True", "True, not False"]),
+    ],
+)
+def test_labels_and_predictions_of_two_kinds_are_compared_as_classes(y, y_pred, labels, shown):
+    figure = plot_examples(np.zeros((3, 4, 4)), np.array(y), np.array(y_pred), labels=labels)
+    assert titles(figure) == shown
+    assert [axes.title.get_color() for axes in figure.axes] == [GREY, GREY, VALIDATION]
+
+
 def test_long_names_take_two_lines():
     figure = plot_examples(np.zeros((1, 4, 4)), [0], [1], labels=["a long name", "a longer name"])
     assert titles(figure) == ["a longer name\nnot a long name"]
@@ -270,6 +288,11 @@ def test_long_text_is_cut_after_three_lines():
         ([np.zeros((2, 8, 8, 9))], r"x must be images .*float64\[2, 8, 8, 9\]. Cut x to one of"),
         ([np.zeros((2, 8, 8)), [1]], r"y must have one entry for each of the 2 .* got int64\[1\]"),
         ([np.zeros((2, 8, 8)), None, np.zeros((2, 3, 3))], "y_pred must be a class, a number or"),
+        (
+            [np.zeros((2, 8, 8)), ["a", "b"], [0, 1]],
+            r"y and y_pred must both be names or both be numbers of classes, got <U1\[2\] and "
+            r"int64\[2\]. Say in labels what the classes are called.",
+        ),
         ([{"a": np.zeros(2), "b": np.zeros((2, 2))}], r"each column .* got a float64\[2\], b flo"),
     ],
 )
@@ -440,6 +463,20 @@ def test_very_many_classes_have_their_large_counts_written():
 def test_plot_says_what_to_do_with_what_has_no_picture(value, words):
     with pytest.raises(TypeError, match=f"^`plot`: value must be .*{words}"):
         fn.plot(value)
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda name: plot_confusion(np.eye(2), labels=[name, name]),
+        lambda name: plot_histograms(*[{name: np.arange(9.0)}] * 5, labels=[name] * 5),
+        lambda name: plot_schedule({name: 0.1}, 9, name=name),
+        lambda name: plot_examples(np.zeros((1, 2, 2)), [name]),
+    ],
+    ids=["confusion", "histograms", "schedule", "examples"],
+)
+def test_names_with_dollars_are_no_formulas(draw):
+    draw("$1_$2").savefig(io.BytesIO())
 
 
 @pytest.mark.parametrize("name", ["plot_histograms", "plot_examples", "plot_schedule"])

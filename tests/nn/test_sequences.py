@@ -194,9 +194,11 @@ def test_sinusoids_are_those_of_the_paper():
 def test_an_encoder_block_equals_pytorch(norm_first):
     torch = pytest.importorskip("torch")
     theirs = torch.nn.TransformerEncoderLayer(
-        4, 2, 8, dropout=0.0, batch_first=True, norm_first=norm_first, layer_norm_eps=1e-6
+        4, 2, 8, dropout=0.0, batch_first=True, norm_first=norm_first
     )
-    block = fn.encoder_block(2, 8, norm_first=norm_first, activation=jax.nn.relu)
+    block = fn.encoder_block(
+        2, 8, norm_first=norm_first, activation=jax.nn.relu, epsilon=theirs.norm1.eps
+    )
     model, params, _ = ready(block)
     w = {name: p.detach().numpy() for name, p in theirs.named_parameters()}
     q, k, v = (m.T.reshape(4, 2, 2) for m in np.split(w["self_attn.in_proj_weight"], 3))
@@ -221,6 +223,17 @@ def test_an_encoder_block_equals_pytorch(norm_first):
     theirs.train()
     want = theirs(torch.tensor(np.asarray(X))).detach().numpy()
     chex.assert_trees_all_close(output(model, params, {}), want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("block", "x", "norms"), [(fn.encoder_block, X, 2), (fn.decoder_block, (X, X), 3)]
+)
+def test_epsilon_is_that_of_all_norms_of_a_block(block, x, norms):
+    model = block(2, 8, epsilon=1e12)
+    found = jax.jit(lambda: fn.intermediates(model, *model.init(KEY, x), x))()
+    sizes = [float(abs(y).max()) for path, y in found.items() if path.endswith("_norm")]
+    assert len(sizes) == norms
+    assert max(sizes) < 1e-5
 
 
 @pytest.mark.parametrize("name", ["lstm", "gru"])

@@ -39,7 +39,17 @@ def narrow():
     return (fn.mixed_precision(fn.sequential(both, fn.dense(1)), compute=jnp.float16),)
 
 
+def convolved_and_recurrent():
+    def square(x):
+        return (x[:, :, None] * x[:, None])[..., None]  # (B, 3) -> (B, 3, 3, 1)
+
+    pools = fn.max_pool((2, 2), strides=1), fn.avg_pool((2, 1), strides=1)  # (B, 1, 2, 2)
+    image = square, fn.conv(2, (2, 2)), fn.batch_norm(), *pools
+    return *image, lambda x: x[:, 0], fn.lstm(2), fn.flatten(), fn.dense(1)
+
+
 ROWS = {
+    "conv, norm, pool, lstm": (convolved_and_recurrent, optax.sgd(0.1), 1),
     "guarded, accumulated": (deep, fn.guarded(optax.sgd(0.1)), 2),
     "float16, scaled": (narrow, fn.loss_scaling(optax.sgd(0.1)), 1),
 }
@@ -51,7 +61,7 @@ def test_the_numbers_are_those_of_compiling(row):
     settings = {"optimizer": optimizer, "accumulate": parts}
     slow, fast = (trainer(*layers(), eager=eager, **settings) for eager in (True, False))
     batch = X[:4], Y[:4]
-    state = fast.init(jax.random.key(0), X)
+    state = jax.jit(fast.init)(jax.random.key(0), X)
     rtol = 2e-3 if "float16" in row else 2e-5  # a rounding of float16 is 5e-4
     (one, found), (other, expected) = slow.step(state, batch), jax.jit(fast.step)(state, batch)
     one, other = (each._replace(key=0) for each in (one, other))
@@ -184,6 +194,16 @@ def test_what_is_traced_stays_without_values_elsewhere():
     assert shown[0].startswith("GradTracer")
     with eagerly(), pytest.raises(jax.errors.TracerArrayConversionError):
         jax.vmap(np.asarray)(jnp.ones(3))
+
+
+def test_a_run_that_was_saved_compiled_goes_on_eagerly(tmp_path):
+    stopping = fn.early_stopping("loss", patience=9)
+    settings = {"batch_size": 4, "stopping": stopping, "checkpoint": tmp_path}
+    fast, slow = (trainer(fn.dense(1), eager=eager) for eager in (False, True))
+    fast.fit((X, Y), epochs=1, **settings)
+    found = slow.fit((X, Y), epochs=2, **settings)
+    expected = fast.fit((X, Y), epochs=2, batch_size=4)
+    np.testing.assert_allclose(found.losses, expected.losses, rtol=1e-5)
 
 
 def test_divided_batches_run_eagerly():
