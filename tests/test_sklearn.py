@@ -474,6 +474,15 @@ def test_training_that_breaks_is_told(iris):
     assert np.isfinite(estimator.predict(iris[0])).all()
 
 
+def test_what_broke_goes_on_from_what_was_sound(iris):
+    estimator = Regressor(narrow, optimizer=optax.sgd, learning_rate=1e30, epochs=3)
+    with pytest.warns(ConvergenceWarning, match="training broke"):
+        estimator.partial_fit(iris[0], iris[1])
+    assert np.isfinite(estimator.predict(iris[0])).all()
+    estimator.set_params(learning_rate=1e-3, warm_start=True)
+    assert np.isfinite(estimator.fit(iris[0], iris[1]).history_["loss"]).all()
+
+
 def test_several_classes_in_several_columns(iris):
     with pytest.raises(ValueError, match="y must hold one label an example, or a table of 0 and 1"):
         Classifier().fit(iris[0], np.stack([iris[1], iris[1]], 1))
@@ -482,6 +491,15 @@ def test_several_classes_in_several_columns(iris):
 def test_what_cannot_be_pickled_is_told():
     with pytest.raises(TypeError, match="placement must be something that can be pickled, got"):
         pickle.dumps(Classifier(placement=fn.data_parallel()))
+
+
+def test_without_its_placement_an_estimator_is_pickled(iris):
+    estimator = Classifier(narrow, epochs=1, random_state=0, placement=fn.data_parallel())
+    estimator.fit(*iris).set_params(placement=None)
+    loaded = pickle.loads(pickle.dumps(estimator))
+    np.testing.assert_allclose(
+        loaded.predict_proba(iris[0]), estimator.predict_proba(iris[0]), rtol=1e-6
+    )
 
 
 def test_it_tells_on_its_way(iris, capsys):

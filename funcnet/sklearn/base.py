@@ -170,7 +170,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc] # scikit-learn carries no 
 
     def _fit(self, x: Any, y: Any, weight: Any) -> Self:
         """The training of `fit`, from the beginning unless it is a warm start."""
-        start = self.result_.last if self._is_warm() else None
+        start = onward(self.result_) if self._is_warm() else None
         stopping = (int(self.patience), float(self.min_delta)) if self.early_stopping else None
         self.result_ = self._train(x, y, weight, int(self.epochs), start, stopping)
         self.history_ = dict(self.result_.history)
@@ -181,14 +181,14 @@ class Estimator(BaseEstimator):  # type: ignore[misc] # scikit-learn carries no 
     def _partial_fit(self, x: Any, y: Any, weight: Any) -> Self:
         """One epoch more, after which it is the last state that predicts."""
         before = self.history_ if hasattr(self, "result_") else {}
-        start = self.result_.last if hasattr(self, "result_") else None
+        start = onward(self.result_) if hasattr(self, "result_") else None
         self.result_ = self._train(x, y, weight, 1, start, None)
         self.history_ = {
             name: np.concatenate([before.get(name, values[:0]), values])
             for name, values in self.result_.history.items()
         }
         self.n_iter_ = len(self.history_["loss"])
-        self._state = self.result_.last
+        self._state = onward(self.result_)
         return self
 
     def _is_warm(self) -> bool:
@@ -229,6 +229,11 @@ class Estimator(BaseEstimator):  # type: ignore[misc] # scikit-learn carries no 
         new = type(self).__new__(type(self))
         new.__dict__.update(self.__dict__)
         return new
+
+
+def onward(result: Result) -> TrainState:
+    """The last state of a training, from which another goes on; the best one where it broke."""
+    return result.best if result.reason == Reason.NON_FINITE else result.last
 
 
 def as_shares(weight: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from joblib import wrap_non_picklable_objects
 
+from funcnet.sklearn.programs import Kind
 from funcnet.trainer import Result
 from funcnet.types import TrainState
 
@@ -37,6 +38,8 @@ def stored(estimator: str, name: str, value: Any) -> Any:
         return Stored(dataclasses.replace(value, best=best, last=last))
     if isinstance(value, TrainState):
         return jax.tree.map(as_numpy, value)
+    if isinstance(value, Kind):
+        value = value._replace(placement=None)  # it predicts wherever it is loaded
     try:
         pickle.dumps(value)
     except Exception:  # each kind of object has its own

@@ -43,7 +43,7 @@ from funcnet.trainer.saving import Saver, check_resumable, description_of, polic
 from funcnet.trainer.settings import Settings, check_settings
 from funcnet.trainer.signals import Pressed, interrupts, leave
 from funcnet.trainer.together import Together, check_shared, facts_of
-from funcnet.training.guarding import Guard, guard_of
+from funcnet.training.guarding import Guard, calmed, guard_of
 from funcnet.training.guarding import words_of as words_of_guard
 from funcnet.training.state import ORDER, check_key, stream
 from funcnet.training.step import Accumulators
@@ -145,7 +145,7 @@ class Loop:
             first: TrainState = self.programs.init()(self.key, self.feed.example[0])
             return first
         check_state("fit", self.programs, self.settings.state, self.feed.example[0])
-        state = evaluation.brought(self.programs.placement, self.settings.state)
+        state = evaluation.brought(self.programs.placement, ready(self.settings.state))
         copy: TrainState = self.programs.copy()(state)
         return copy
 
@@ -415,8 +415,10 @@ class Loop:
         if listens(self.state.opt_state):
             values = {name: np.asarray(metrics[name]) for name in asked_for(self.state.opt_state)}
             self.state = self.programs.after_epoch()(self.state, values)
+        before = self.epochs  # of a run that goes on with a new metric: it has no value for these
         for name, value in metrics.items():
-            self.history.setdefault(name, []).append(value)
+            unknown = np.full(np.shape(value), np.nan)[()]
+            self.history.setdefault(name, [unknown] * before).append(value)
         value = metrics[self.stopping.monitor]
         improved, self.stop_state = self.programs.check(self.stopping)(value, self.stop_state)
         if improved:
@@ -434,7 +436,7 @@ class Loop:
     def gone_back(self) -> bool:
         """Whether the fit goes on from what was saved last, with the batches that come next."""
         guard = guard_of(self.state.opt_state)
-        if guard is None or self.saver is None or not self.saver.go_back(self, guard):
+        if guard is None or self.saver is None or not self.saver.go_back(self):
             return False
         self.broken = False
         return True
@@ -476,6 +478,14 @@ class Loop:
             best, self.state, history, losses, self.best_epoch, self.stopping.monitor, reason,
             message,
         )  # fmt: skip
+
+
+def ready(state: TrainState) -> TrainState:
+    """A state to go on from: a guard that had too many bad steps in a row counts them anew."""
+    guard = guard_of(state.opt_state)
+    if guard is None or not gathered(guard.tripped):
+        return state
+    return state._replace(opt_state=calmed(state.opt_state, now=state.opt_state))
 
 
 def check_monitored(

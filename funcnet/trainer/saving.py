@@ -22,7 +22,7 @@ from funcnet.trainer import evaluation
 from funcnet.trainer.feeds import StreamFeed
 from funcnet.trainer.settings import Settings
 from funcnet.trainer.together import rule_of
-from funcnet.training.guarding import Guard, calmed
+from funcnet.training.guarding import calmed
 from funcnet.types import PyTree
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class Saver:
             return True
         return False
 
-    def go_back(self, loop: "Loop", guard: Guard) -> bool:
+    def go_back(self, loop: "Loop") -> bool:
         """Sets a fit's params and all that belongs to them to what was saved last, once."""
         from funcnet.checkpoint import NothingSavedError
 
@@ -114,7 +114,8 @@ class Saver:
         except NothingSavedError:
             return False
         state = loop.programs.copy()(found)
-        loop.state = state._replace(step=loop.state.step, opt_state=calmed(state.opt_state, guard))
+        opt_state = calmed(state.opt_state, now=loop.state.opt_state)
+        loop.state = state._replace(step=loop.state.step, opt_state=opt_state)
         self.gone_back_to = self.saved, loop.epochs
         LOG.warning("step %d: gone back to the params of step %d", loop.step, int(found.step))
         return True
@@ -222,6 +223,14 @@ def remembered(name: str, new: PyTree, saved: Mapping[str, Any]) -> PyTree:
 def filled(loop: "Loop", saved: Mapping[str, Any]) -> PyTree:
     """The accumulators of an epoch that was begun."""
     shapes = loop.programs.trained(loop.state, loop.like_batch)
+    named, before = (
+        {path.split("/")[0] for path in found} for found in (tree.paths(shapes), saved)
+    )
+    if new := sorted(named - before):
+        raise ValueError(
+            "`fit`: an epoch that was begun must go on with the metrics that it began with, got "
+            f"{', '.join(new)} as well. Add them once the epoch is complete."
+        )
     leaves = [jnp.asarray(saved[path]) for path in tree.paths(shapes)]
     placement = loop.programs.placement
     found = jax.tree.unflatten(jax.tree.structure(shapes), leaves)
@@ -273,7 +282,7 @@ def fingerprint(arrays: PyTree) -> str:
             sums.update(np.asarray(plain(leaf)).tobytes())
             continue
         rows = max(1, WHOLE * len(leaf) // max(tree.nbytes(leaf), 1))
-        every = -(-len(leaf) // rows)
+        every = max(1, -(-len(leaf) // rows))
         sums.update(np.ascontiguousarray(plain(leaf[::every])).tobytes())
     shapes = ", ".join(errors.describe(leaf) for leaf in jax.tree.leaves(tree.spec(arrays)))
     return f"{shapes} of digest {sums.hexdigest()[:16]}"

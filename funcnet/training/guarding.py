@@ -52,6 +52,9 @@ def guarded(
     Where the optimizer makes something that is not finite of numbers that are, the fault is its
     own: params stay as they were, and the fit stops, or goes back, at once.
 
+    Inside `fn.parts` it looks at its own part alone, and keeps nothing out of the others. The first
+    of several that has had too many stops the fit.
+
     Args:
         optimizer: what makes the updates.
         patience: bad steps in a row after which there is something wrong.
@@ -145,26 +148,49 @@ def total(leaf: jax.Array) -> jax.Array:
 
 def first_bad(grads: PyTree) -> jax.Array:
     """The number of the first leaf that is not finite, or whose square is not; `LOSS` if none."""
-    bad = jnp.array([~sound(leaf) for leaf in jax.tree.leaves(grads)])
+    own = jax.tree.leaves(grads, is_leaf=is_masked)  # those of other parts have numbers too
+    bad = jnp.array([~sound(leaf) for leaf in own])
     return jnp.where(bad.any(), jnp.argmax(bad), LOSS).astype(jnp.int32)
 
 
 def guard_of(opt_state: optax.OptState) -> Guard | None:
-    """The guard in an optimizer's memory, the first if there are several; None if there is none."""
-    nodes = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, Guard))
-    return next((node for node in nodes if isinstance(node, Guard)), None)
+    """The guard in an optimizer's memory; several as one; None if there is none.
+
+    Of several, in parts of `fn.parts`, it tells of the worst, without its memory; it is bad, or
+    tripped, where any is.
+    """
+    found = [node for node in jax.tree.leaves(opt_state, is_leaf=is_guard) if is_guard(node)]
+    return together(found) if len(found) > 1 else next(iter(found), None)
 
 
-def calmed(opt_state: optax.OptState, guard: Guard) -> optax.OptState:
-    """An optimizer's memory as it was, whose guards go on counting where `guard` is."""
+def together(guards: list[Guard]) -> Guard:
+    """Several guards as one."""
+    every = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(guard[:-1] for guard in guards))
+    skipped, in_a_row, first, bad, tripped = every
+    worst = jnp.argmax(jnp.where(tripped, np.iinfo(np.int32).max, in_a_row))
+    return Guard(skipped.max(), in_a_row[worst], first[worst], bad.any(), tripped.any(), ())
 
-    def calm(node: Any) -> Any:
-        if not isinstance(node, Guard):
+
+def is_guard(node: Any) -> bool:
+    """Whether a node of an optimizer's memory is that of one that is guarded."""
+    return isinstance(node, Guard)
+
+
+def is_masked(node: Any) -> bool:
+    """Whether a node stands for a param of another part."""
+    return isinstance(node, optax.MaskedNode)
+
+
+def calmed(opt_state: optax.OptState, now: optax.OptState) -> optax.OptState:
+    """An optimizer's memory, whose guards go on counting where those of `now` are."""
+
+    def calm(node: Any, guard: Any) -> Any:
+        if not is_guard(node):
             return node
         none, no = jnp.zeros_like(node.in_a_row), jnp.zeros_like(node.tripped)
         return guard._replace(in_a_row=none, tripped=no, inner=node.inner)
 
-    return jax.tree.map(calm, opt_state, is_leaf=lambda node: isinstance(node, Guard))
+    return jax.tree.map(calm, opt_state, now, is_leaf=is_guard)
 
 
 def words_of(guard: Guard, params: Params) -> str:

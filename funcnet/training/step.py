@@ -84,10 +84,11 @@ def make_step(
         def skipped() -> tuple[Params, ModelState, optax.OptState]:
             return state.params, state.model_state, state.opt_state
 
-        if isinstance(at.weight, jax.Array):
-            new = jax.lax.cond(at.weight > 0, updated, skipped)
-        else:
-            new = updated()
+        moves = at.weight > 0 if isinstance(at.weight, jax.Array) else True
+        earlier = guard_of(state.opt_state)
+        if earlier is not None and earlier is not state.opt_state:
+            moves &= ~earlier.tripped  # for params that it does not guard
+        new = updated() if moves is True else jax.lax.cond(moves, updated, skipped)
         params, model_state, opt_state = new
         after = TrainState(state.step + 1, params, model_state, opt_state, state.key)
         if (guard := guard_of(opt_state)) is None:

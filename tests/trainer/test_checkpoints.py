@@ -1,5 +1,6 @@
 """Laws of `fit(checkpoint=...)`: an interrupted run ends with the bits of one that was not."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import funcnet as fn
 import funcnet.checkpoint
 from funcnet.checkpoint import MismatchError
 from funcnet.stopping import Reason
+from funcnet.trainer.saving import fingerprint
 from tests.training.test_laws import CROSS_ENTROPY, data, digest, noisy, trainer_of
 
 STEPS = 7 * 4  # of four epochs of 100 examples in batches of 16
@@ -164,6 +166,27 @@ def test_a_named_callback_keeps_its_memory(trainer, tmp_path):
     other = fn.Callback(lambda: {"days": 0}, lambda memory, event: memory, "counter")
     with pytest.raises(ValueError, match="`fit`: the memory of callback 'counter' must have the"):
         resumed(trainer, tmp_path, callbacks=[other])
+
+
+def test_a_metric_may_come_new_between_two_epochs(tmp_path):
+    loss, optimizer = optax.losses.squared_error, optax.sgd(0.1)
+    without = fn.Trainer(fn.dense(3), loss=loss, optimizer=optimizer)
+    with_mae = dataclasses.replace(without, metrics={"mae": fn.metrics.mae()})
+    settings = {"batch_size": 10, "progress": False, "checkpoint": tmp_path}
+    x, _ = data(20)
+    y = np.ones((20, 3), np.float32)
+
+    without.fit((x, y), epochs=2, limits=fn.limits(steps=3), **settings)
+    with pytest.raises(ValueError, match="metrics that it began with, got mae as well"):
+        with_mae.fit((x, y), epochs=2, **settings)
+    without.fit((x, y), epochs=2, **settings)
+    history = with_mae.fit((x, y), epochs=3, **settings).history
+    assert np.isfinite(history["loss"]).all()
+    assert np.isfinite(history["mae"]).tolist() == [False, False, True]
+
+
+def test_arrays_without_elements_are_compared_too():
+    assert fingerprint({"w": np.zeros((0, 3), np.float32)}).startswith("float32[0, 3] of digest")
 
 
 def test_what_differs_is_refused_by_name_unless_it_is_accepted(trainer, tmp_path):

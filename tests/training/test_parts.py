@@ -11,7 +11,8 @@ import pytest
 
 import funcnet as fn
 from funcnet.nn import frozen
-from funcnet.training import after_epoch, from_epoch, from_step, guarded, parts
+from funcnet.stopping import Reason
+from funcnet.training import after_epoch, from_epoch, from_step, guard_of, guarded, parts
 from tests.training.test_laws import CROSS_ENTROPY, data, digest
 
 KEY = jax.random.key(0)
@@ -92,6 +93,32 @@ def test_gradients_of_what_is_frozen_are_not_computed(weighted):
     assert flops(inside) < 1.2 * one_pass
     assert flops(guarded(head)) > 2.8 * one_pass  # the guard looks at all gradients
     assert flops(guarded(head), freeze=True) < 1.4 * one_pass
+
+
+@pytest.mark.parametrize("other", [optax.sgd(0.1), guarded(optax.sgd(0.1))])
+def test_a_guard_within_a_part_stops_the_fit_where_its_part_broke(other):
+    x, y = data(40)
+    to_infinity = guarded(optax.scale(np.inf), patience=2)
+    optimizer = parts({"head/bias": other, "body/**": other, "head/kernel": to_infinity})
+    result = trainer_of(optimizer).fit((x, y), epochs=2, batch_size=10, seed=0, progress=False)
+    assert result.reason == Reason.NON_FINITE
+    assert "what the optimizer made of finite gradients was not" in result.message
+    assert len(result.losses) == int(result.last.step) == 1
+    frozen = trainer_of(parts({"head/kernel": None, "**": optax.sgd(0.1)}))
+    alone = frozen.fit((x, y), steps=1, batch_size=10, seed=0, progress=False)
+    assert digest(result.last.params) == digest(alone.last.params)
+
+
+def test_a_guard_within_a_part_names_the_param_and_a_second_fit_counts_anew():
+    x, y = data(20)
+    spoilt = np.where(np.arange(20)[:, None] < 10, x, np.nan)
+    trainer = trainer_of(parts({"head/**": guarded(optax.sgd(0.1), patience=1), "**": None}))
+    settings = {"batch_size": 10, "shuffle": False, "progress": False}
+    broken = trainer.fit((spoilt, y), **settings)
+    assert "the gradient of head/bias was not finite, or too large" in broken.message
+    again = trainer.fit((x, y), epochs=3, state=broken.last, **settings)
+    assert again.reason == Reason.EPOCHS
+    assert int(guard_of(again.last.opt_state).skipped) == 1
 
 
 def test_rates_may_be_traced():
