@@ -6,6 +6,7 @@ Markdown, which is read as well where nothing is run.
 """
 
 import re
+from os import fspath
 from typing import Any
 
 HEAD = "---\nfile_format: mystnb\nkernelspec:\n  name: python3\n---\n"
@@ -14,7 +15,7 @@ FENCE = re.compile(r"^```python$", re.MULTILINE)
 
 def mark(app: Any, docname: str, source: list[str]) -> None:
     """Makes cells of a page's blocks."""
-    if app.env.doc2path(docname).endswith(".md") and FENCE.search(source[0]):
+    if fspath(app.env.doc2path(docname)).endswith(".md") and FENCE.search(source[0]):
         source[0] = HEAD + FENCE.sub("```{code-cell} python", source[0])
 
 
